@@ -1,0 +1,1 @@
+"""The WGSL shaders, one per operation; read through importlib.resources."""
