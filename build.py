@@ -41,6 +41,8 @@ WGPU_LEFT_OUT = re.compile(
 )
 # Ours that only the native package needs.
 OURS_LEFT_OUT = re.compile(r"gpt2web/(convert|models)/")
+# The wheels that the worker installs when it starts; micropip lies beside them for who wants it.
+START_LICENCES = {"gpt2web": "MIT", "wgpu": "BSD-2-Clause"}
 APT_PACKAGES = ("chromium", "mesa-vulkan-drivers", "libvulkan1")
 
 
@@ -315,22 +317,24 @@ def build() -> None:
 
 
 def write_lock(dist: Path) -> None:
-    """wheels.json, and the same wheels as the only packages of pyodide/pyodide-lock.json.
+    """wheels.json, which the worker installs at start, and pyodide/pyodide-lock.json.
 
-    Pyodide's own lock file names hundreds of packages on its CDN, none of which dist/ carries.
-    With this one `loadPyodide({packages: ["gpt2web"]})` fetches our wheels and checks their hashes.
+    Pyodide's own lock file names hundreds of packages of its CDN. Ours names the three wheels that
+    dist/ carries, so `loadPackage("micropip")` fetches micropip from the page's own origin.
     """
     upstream = json.loads((NODE_MODULES / "pyodide" / "pyodide-lock.json").read_text("utf-8"))
-    wheels, packages = {}, {}
+    wheels, packages = [], {}
     for path in sorted((dist / "wheels").glob("*.whl")):
         name, version = path.name.split("-")[:2]
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        wheels[name] = {
-            "file": f"wheels/{path.name}",
-            "version": version,
-            "sha256": sha256,
-            "license": {"gpt2web": "MIT", "wgpu": "BSD-2-Clause", "micropip": "MPL-2.0"}[name],
-        }
+        if name in START_LICENCES:
+            wheels.append({
+                "name": name,
+                "file": path.name,
+                "version": version,
+                "sha256": sha256,
+                "license": START_LICENCES[name],
+            })  # fmt: skip
         packages[name] = {
             "name": name,
             "version": version,
@@ -353,24 +357,24 @@ def write_json(path: Path, value: object) -> None:
 
 def write_licenses(dist: Path) -> None:
     """LICENSES.txt: every part of dist/, its version, licence and source, then the full texts."""
-    wheels = json.loads((dist / "wheels.json").read_text("utf-8"))
     pyodide = json.loads((NODE_MODULES / "pyodide" / "package.json").read_text("utf-8"))["version"]
     lock = json.loads((dist / "pyodide" / "pyodide-lock.json").read_text("utf-8"))
+    packages = lock["packages"]
     parts = [
-        ("gpt2web: this page, its Python and its shaders", wheels["gpt2web"]["version"],
+        ("gpt2web: this page, its Python and its shaders", packages["gpt2web"]["version"],
          "MIT", "text 1 below"),
         ("models/stories: the story model's weights", "", "MIT", "models/stories/MODEL_CARD.md"),
         ("Pyodide: pyodide/", pyodide, "MPL-2.0", "https://github.com/pyodide/pyodide, text 2"),
         ("CPython: inside pyodide/", lock["info"]["python"], "PSF-2.0",
          "https://github.com/python/cpython, text 3"),
-        ("micropip: wheels/", wheels["micropip"]["version"], "MPL-2.0",
+        ("micropip: wheels/", packages["micropip"]["version"], "MPL-2.0",
          "https://github.com/pyodide/micropip, text 2"),
-        ("wgpu-py, its pure-Python part: wheels/", wheels["wgpu"]["version"], "BSD-2-Clause",
+        ("wgpu-py, its pure-Python part: wheels/", packages["wgpu"]["version"], "BSD-2-Clause",
          "https://github.com/pygfx/wgpu-py, text 4"),
     ]  # fmt: skip
     (wgpu,) = (
         data
-        for name, data in read_wheel(dist / wheels["wgpu"]["file"]).items()
+        for name, data in read_wheel(dist / "pyodide" / packages["wgpu"]["file_name"]).items()
         if name.endswith("/licenses/LICENSE")
     )
     texts = [
