@@ -265,7 +265,7 @@ def write_own_wheel(folder: Path) -> None:
         shutil.copytree(ROOT / name, stage / name, ignore=skip)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, stage / name)
-    (stage / "web/models/stories").mkdir(parents=True)
+    (stage / "web/models").mkdir(parents=True)
     step(
         "Building gpt2web's wheel",
         [str(PYTHON), "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps", "--no-index",
