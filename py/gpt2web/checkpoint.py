@@ -1,0 +1,357 @@
+"""A GPT-2 checkpoint in a folder: safetensors, one file or sharded, checked against its config.
+
+All headers are read and checked before the first tensor is handed out. The tensors' bytes are the
+consumer's to read, in pieces and in file order, so the same code serves a folder on disk and a
+download that goes straight to the GPU; no file is ever in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from gpt2web.config import GPT2Config
+from gpt2web.safetensors import (
+    BYTES_PER_VALUE,
+    CheckpointError,
+    PartStream,
+    StoredTensor,
+    Stream,
+    parse_json,
+    read_header,
+)
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Folder",
+    "LocalFolder",
+    "Stream",
+    "TensorEntry",
+    "open_checkpoint",
+    "tensor_shapes",
+]
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+# The causal mask and its fill value, which older versions of Transformers saved as tensors.
+_MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+
+
+class Folder(Protocol):
+    """A model's folder, wherever it lies. A file that isn't there is a FileNotFoundError."""
+
+    @property
+    def name(self) -> str:
+        """What error messages call it."""
+
+    async def read_text(self, file: str) -> str: ...
+
+    async def open(self, file: str) -> Stream: ...
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a checkpoint."""
+
+    name: str  # without "transformer."
+    dtype: str  # "F32", "F16" or "BF16"
+    shape: tuple[int, ...]
+    byte_length: int
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    header: bytes  # the JSON, to know the file again by
+    spans: tuple[tuple[TensorEntry | None, int], ...]  # (tensor or None: read over it, bytes)
+
+
+class LocalFolder:
+    """A `Folder` on this machine's disk."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self.name = self._path.resolve().name
+        if not self._path.is_dir():
+            what = "a file" if self._path.exists() else "no such folder"
+            raise CheckpointError(f"{path}: wanted the path of a model's folder, got {what}.")
+
+    async def read_text(self, file: str) -> str:
+        try:
+            return (self._path / file).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{self.name}/{file} is not UTF-8 text: {error}") from None
+
+    async def open(self, file: str) -> Stream:
+        return _LocalStream(self._path / file, f"{self.name}/{file}")
+
+
+class _LocalStream:
+    def __init__(self, path: Path, where: str) -> None:
+        self._where = where
+        self._file = path.open("rb")
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    async def read(self, count: int) -> memoryview:
+        return memoryview(await self.read_bytes(count))
+
+    async def read_bytes(self, count: int) -> bytes:
+        data = self._file.read(count)
+        if len(data) < count:
+            raise CheckpointError(
+                f"{self._where} ended early: wanted {count} more bytes, got {len(data)}. "
+                "Was it changed while it was being read? Load the model again."
+            )
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def tensor_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a GPT-2 under its Hugging Face name; matrices are [inputs, outputs].
+
+    >>> tensor_shapes(GPT2Config.from_preset("gpt2"))["h.0.attn.c_attn.weight"]
+    (768, 2304)
+    """
+    hidden, inner = config.hidden_dim, config.intermediate_dim
+    block: dict[str, tuple[int, ...]] = {
+        "ln_1.weight": (hidden,),
+        "ln_1.bias": (hidden,),
+        "attn.c_attn.weight": (hidden, 3 * hidden),
+        "attn.c_attn.bias": (3 * hidden,),
+        "attn.c_proj.weight": (hidden, hidden),
+        "attn.c_proj.bias": (hidden,),
+        "ln_2.weight": (hidden,),
+        "ln_2.bias": (hidden,),
+        "mlp.c_fc.weight": (hidden, inner),
+        "mlp.c_fc.bias": (inner,),
+        "mlp.c_proj.weight": (inner, hidden),
+        "mlp.c_proj.bias": (hidden,),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "wte.weight": (config.vocabulary_size, hidden),
+        "wpe.weight": (config.max_sequence_length, hidden),
+    }
+    for layer in range(config.num_layers):
+        shapes |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
+    return shapes | {"ln_f.weight": (hidden,), "ln_f.bias": (hidden,)}
+
+
+async def open_checkpoint(folder: Folder, config: GPT2Config) -> Checkpoint:
+    """The checkpoint in `folder`, its headers read and checked: every tensor of a GPT-2 of this
+    configuration once, with its shape, and nothing unknown.
+
+    Looks for model.safetensors, then for model.safetensors.index.json and the files it names. An
+    lm_head.weight of wte.weight's shape is the tied head and is read over, as are old mask buffers.
+    Raises CheckpointError; nothing stays open then.
+    """
+    weight_map: dict[str, str] = {}
+    try:
+        first = await folder.open(SINGLE_FILE)
+        names = [SINGLE_FILE]
+    except FileNotFoundError:
+        weight_map = await _read_index(folder)
+        names = sorted(set(weight_map.values()))
+        first = await _open_part(folder, names[0])
+    stream = first
+    try:
+        headers = []
+        for name in names:
+            if name != names[0]:
+                stream = await _open_part(folder, name)
+            headers.append(await read_header(f"{folder.name}/{name}", stream))
+            if stream is not first:
+                stream.close()  # a browser has few connections: later files wait closed
+        stored = {name: tensors for name, (_, tensors) in zip(names, headers, strict=True)}
+        _check_index(folder.name, weight_map, stored)
+        entries = _check_tensors(folder.name, config, stored)
+    except BaseException:
+        stream.close()
+        first.close()
+        raise
+    files = [
+        _File(
+            name,
+            header,
+            tuple((entries.get((name, tensor.name)), tensor.byte_length) for tensor in tensors),
+        )
+        for name, (header, tensors) in zip(names, headers, strict=True)
+    ]
+    return Checkpoint(folder, files, first)
+
+
+class Checkpoint:
+    """A checkpoint whose headers fit its configuration; made by `open_checkpoint`."""
+
+    def __init__(self, folder: Folder, files: list[_File], first: Stream) -> None:
+        self._folder = folder
+        self._files = files
+        self._stream: Stream | None = first  # the first file's, already past its header
+        self.entries = tuple(entry for file in files for entry, _ in file.spans if entry)
+        self.total_bytes = sum(entry.byte_length for entry in self.entries)
+
+    async def tensors(self) -> AsyncIterator[tuple[TensorEntry, Stream]]:
+        """Every tensor once, in file order, with a stream of exactly its bytes.
+
+        The stream is good until the next tensor is asked for; what was left unread is read over.
+        Raises CheckpointError when a file ends early, or is no longer the one that was checked.
+        """
+        try:
+            for file in self._files:
+                if self._stream is None:
+                    self._stream = await self._reopen(file)
+                for entry, byte_length in file.spans:
+                    part = PartStream(self._stream, byte_length)
+                    if entry is not None:
+                        yield entry, part
+                    await part.skip_rest()
+                self.close()
+        finally:
+            self.close()
+
+    async def _reopen(self, file: _File) -> Stream:
+        where = f"{self._folder.name}/{file.name}"
+        stream = await _open_part(self._folder, file.name)
+        try:
+            header, _ = await read_header(where, stream)
+            if header != file.header:
+                raise CheckpointError(
+                    f"{where} changed while the model was being loaded: its header is not the one "
+                    "that was checked. Load the model again."
+                )
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    def close(self) -> None:
+        """Ends what is still open; for a consumer that stops half-way."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+async def _read_index(folder: Folder) -> dict[str, str]:
+    """The index of a sharded checkpoint: tensor name -> file name."""
+    where = f"{folder.name}/{INDEX_FILE}"
+    try:
+        text = await folder.read_text(INDEX_FILE)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder.name} holds no weights: looked for {SINGLE_FILE} and {INDEX_FILE}. "
+            "Save the model as safetensors (save_pretrained in Transformers does) and put it there."
+        ) from None
+    index = parse_json(where, text)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{where}: wanted an object with a weight_map, got {text[:60]!r}")
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", file):
+            raise CheckpointError(
+                f"{where}: tensor {tensor}: wanted the name of a .safetensors file beside the "
+                f"index, got {file!r}"
+            )
+    return weight_map
+
+
+async def _open_part(folder: Folder, file: str) -> Stream:
+    try:
+        return await folder.open(file)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder.name}/{file} is missing: {INDEX_FILE} names it. "
+            "Put the file beside the index."
+        ) from None
+
+
+def _check_index(
+    folder: str, weight_map: dict[str, str], stored: dict[str, list[StoredTensor]]
+) -> None:
+    present = {file: {tensor.name for tensor in tensors} for file, tensors in stored.items()}
+    for tensor, file in weight_map.items():
+        if tensor not in present[file]:
+            raise CheckpointError(
+                f"{folder}/{file}: tensor {tensor} is missing: {INDEX_FILE} says that it is there. "
+                "Fetch the index and its files again, all from one place."
+            )
+
+
+def _check_tensors(
+    folder: str, config: GPT2Config, stored: dict[str, list[StoredTensor]]
+) -> dict[tuple[str, str], TensorEntry]:
+    """{(file, stored name): entry} of the tensors to load, each tensor of the model once."""
+    shapes = tensor_shapes(config)
+    wanted = shapes | {"lm_head.weight": shapes["wte.weight"]}
+    seen: dict[str, str] = {}
+    entries: dict[tuple[str, str], TensorEntry] = {}
+    for file, tensors in stored.items():
+        for tensor in tensors:
+            where = f"{folder}/{file}: tensor {tensor.name}"
+            name = tensor.name.removeprefix("transformer.")
+            if _MASK_BUFFER.fullmatch(name):
+                continue
+            if name not in wanted:
+                raise CheckpointError(f"{where}: {_why_unknown(name, config)}")
+            if name in seen:
+                raise CheckpointError(
+                    f"{where} is there twice: also as {seen[name]}. Keep one of them."
+                )
+            seen[name] = f"{tensor.name} in {file}"
+            _check_tensor(where, tensor, wanted[name], config)
+            if name in shapes:
+                entries[file, tensor.name] = TensorEntry(
+                    name, tensor.dtype, tensor.shape, tensor.byte_length
+                )
+    missing = [name for name in shapes if name not in seen]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise CheckpointError(
+            f"{folder}/{', '.join(stored)}: tensor {missing[0]}{more} is missing: wanted "
+            f"{len(shapes)} tensors (num_layers {config.num_layers}), got {len(entries)}. "
+            "Use the config.json that came with these weights, or fetch them again."
+        )
+    return entries
+
+
+def _check_tensor(
+    where: str, tensor: StoredTensor, shape: tuple[int, ...], config: GPT2Config
+) -> None:
+    if tensor.dtype not in BYTES_PER_VALUE:
+        raise CheckpointError(
+            f"{where}: wanted dtype {', '.join(BYTES_PER_VALUE)}, got {tensor.dtype}. "
+            "Save the weights as float32 or float16."
+        )
+    if tensor.shape != shape:
+        raise CheckpointError(
+            f"{where}: wanted shape {list(shape)} (vocabulary_size {config.vocabulary_size}, "
+            f"hidden_dim {config.hidden_dim}, intermediate_dim {config.intermediate_dim}, "
+            f"max_sequence_length {config.max_sequence_length}), got {list(tensor.shape)}. "
+            "Use the config.json that came with these weights, or fetch both again."
+        )
+    byte_length = math.prod(shape) * BYTES_PER_VALUE[tensor.dtype]
+    if tensor.byte_length != byte_length:
+        raise CheckpointError(
+            f"{where}: wanted {byte_length} bytes for {tensor.dtype} {list(shape)}, "
+            f"got {tensor.byte_length}. Write the file again."
+        )
+
+
+def _why_unknown(name: str, config: GPT2Config) -> str:
+    block = re.match(r"h\.(\d+)\.", name)
+    if block and int(block[1]) >= config.num_layers:
+        return (
+            f"wanted layers 0 to {config.num_layers - 1} (num_layers {config.num_layers}), "
+            f"got layer {block[1]}. Use the config.json that came with these weights."
+        )
+    return (
+        "not a tensor of GPT-2 as gpt2web knows it (wte, wpe, h.0 to "
+        f"h.{config.num_layers - 1}, ln_f, a tied lm_head). Take it out, or use a plain GPT-2."
+    )

@@ -1,0 +1,328 @@
+"""GPT-2 in numpy, to be read and to be right: the model, a twin of every kernel, test weights.
+
+Weights are float32 (the checkpoint's own values); all arithmetic is float64, so that a comparison
+shows the other side's rounding, not ours. Formulas follow OpenAI's model.py
+(https://github.com/openai/gpt-2/blob/master/src/model.py); tensors have their Hugging Face names.
+`config` is anything with GPT2Config's fields.
+"""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+
+# ---- the model --------------------------------------------------------------------------------
+
+
+def forward(config, weights, ids):
+    """Logits after every token: ids [n] -> [n, vocabulary]."""
+    x = embed(weights, ids, np.arange(len(ids)))
+    for index in range(config.num_layers):
+        layer = layer_weights(weights, index)
+        x = x + self_attention(config, layer, norm(config, layer, "ln_1", x))
+        x = x + feed_forward(layer, norm(config, layer, "ln_2", x))
+    return head(config, weights, x)
+
+
+def embed(weights, ids, positions):
+    """[n], [n] -> [n, hidden]"""
+    wte, wpe = weights["wte.weight"], weights["wpe.weight"]
+    return wte[ids].astype(np.float64) + wpe[positions]
+
+
+def norm(config, weights, name, x):
+    """[n, hidden] -> [n, hidden]"""
+    return layer_norm(
+        x, weights[f"{name}.weight"], weights[f"{name}.bias"], config.layer_norm_epsilon
+    )
+
+
+def self_attention(config, layer, x):
+    """[n, hidden] -> [n, hidden]"""
+    qkv = matmul(x, layer["attn.c_attn.weight"], layer["attn.c_attn.bias"])  # [n, 3*hidden]
+    q, k, v = split_qkv(qkv, config.num_heads)  # [n, heads, head_dim] each
+    scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(q.shape[-1])  # [heads, n, n]
+    scores = np.where(causal_mask(len(x)), scores, -np.inf)
+    mixed = np.einsum("hqk,khd->qhd", softmax(scores), v).reshape(x.shape)
+    return matmul(mixed, layer["attn.c_proj.weight"], layer["attn.c_proj.bias"])
+
+
+def feed_forward(layer, x):
+    """[n, hidden] -> [n, hidden]"""
+    inner = gelu(matmul(x, layer["mlp.c_fc.weight"], layer["mlp.c_fc.bias"]))  # [n, intermediate]
+    return matmul(inner, layer["mlp.c_proj.weight"], layer["mlp.c_proj.bias"])
+
+
+def head(config, weights, x):
+    """The final norm and the head, which is wte again: [n, hidden] -> [n, vocabulary]"""
+    return norm(config, weights, "ln_f", x) @ weights["wte.weight"].T.astype(np.float64)
+
+
+def layer_weights(weights, index):
+    """{"ln_1.weight": ..., ...} of one layer."""
+    prefix = f"h.{index}."
+    return {name[len(prefix) :]: w for name, w in weights.items() if name.startswith(prefix)}
+
+
+def causal_mask(n):
+    """[n, n]: may query (row) see key (column)?"""
+    return np.tril(np.ones((n, n), dtype=bool))
+
+
+def softmax(x):
+    with np.errstate(under="ignore"):
+        e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+# ---- a twin for each kernel --------------------------------------------------------------------
+
+
+def layer_norm(x, weight, bias, epsilon=1e-5):
+    """Over the last axis; the variance is the biased one, as in GPT-2."""
+    x = np.asarray(x, np.float64)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.mean(centred**2, axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + epsilon) * weight + bias
+
+
+def matmul(x, weight, bias=None):
+    """[n, K], [K, N], [N] -> [n, N]; the matrix-vector kernel is the case n == 1."""
+    y = np.asarray(x, np.float64) @ weight.astype(np.float64)
+    return y if bias is None else y + bias
+
+
+def gelu(x):
+    """The tanh form of https://arxiv.org/abs/1606.08415, which is GPT-2's."""
+    x = np.asarray(x, np.float64)
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def residual(x, y):
+    return np.asarray(x, np.float64) + y
+
+
+def split_qkv(qkv, num_heads):
+    """[n, 3*hidden] -> q, k, v: [n, heads, head_dim] each"""
+    n, width = qkv.shape
+    return np.moveaxis(qkv.reshape(n, 3, num_heads, width // 3 // num_heads), 1, 0)
+
+
+def append_to_cache(cache, row, position, k, v):
+    """Writes k and v [n, heads, head_dim] to slots position.. of cache [batch, 2, length, heads,
+    head_dim], in place."""
+    cache[row, 0, position : position + len(k)] = k
+    cache[row, 1, position : position + len(v)] = v
+
+
+def attend(q, keys, values):
+    """One query over a slice of a cache: [heads, head_dim], [n, heads, head_dim] twice ->
+    [heads, head_dim]"""
+    scores = np.einsum("hd,khd->hk", np.asarray(q, np.float64), keys) / np.sqrt(q.shape[-1])
+    return np.einsum("hk,khd->hd", softmax(scores), values)
+
+
+def attend_partial(q, keys, values):
+    """One split's part of `attend`: the largest score [heads], the sum of the exponentials over it
+    [heads], and the values summed with them [heads, head_dim]."""
+    scores = np.einsum("hd,khd->hk", np.asarray(q, np.float64), keys) / np.sqrt(q.shape[-1])
+    largest = scores.max(axis=-1)
+    with np.errstate(under="ignore"):
+        e = np.exp(scores - largest[:, None])
+    return largest, e.sum(axis=-1), np.einsum("hk,khd->hd", e, values)
+
+
+def attend_reduce(largest, total, mixed):
+    """Parts of all splits -> `attend`: [splits, heads] twice, [splits, heads, head_dim] ->
+    [heads, head_dim]"""
+    with np.errstate(under="ignore"):
+        scale = np.exp(largest - largest.max(axis=0))  # [splits, heads]
+    return (scale[..., None] * mixed).sum(axis=0) / (scale * total).sum(axis=0)[:, None]
+
+
+def attend_split(q, keys, values, split):
+    """`attend` by way of parts of `split` slots; the last may be shorter."""
+    parts = [
+        attend_partial(q, keys[start : start + split], values[start : start + split])
+        for start in range(0, len(keys), split)
+    ]
+    return attend_reduce(*(np.stack(part) for part in zip(*parts, strict=True)))
+
+
+def attend_chunk(q, keys, values, position, block):
+    """Causal attention of a chunk over its cache, a block of slots at a time with a running
+    softmax: q [n, heads, head_dim] at slots position.., keys and values [length, heads, head_dim]
+    -> [n, heads, head_dim]. Query i sees slots 0 to position + i."""
+    n, heads, head_dim = q.shape
+    largest = np.full((heads, n, 1), -np.inf)
+    total = np.zeros((heads, n, 1))
+    mixed = np.zeros((heads, n, head_dim))
+    for start in range(0, position + n, block):
+        slots = np.arange(start, min(start + block, position + n))
+        scores = np.einsum("qhd,khd->hqk", np.asarray(q, np.float64), keys[slots])
+        seen = slots[None, :] <= position + np.arange(n)[:, None]  # [n, slots]
+        scores = np.where(seen, scores / np.sqrt(head_dim), -np.inf)
+        larger = np.maximum(largest, scores.max(axis=-1, keepdims=True))  # slot 0 is always seen
+        with np.errstate(under="ignore"):
+            e, scale = np.exp(scores - larger), np.exp(largest - larger)
+        total = total * scale + e.sum(axis=-1, keepdims=True)
+        mixed = mixed * scale + np.einsum("hqk,khd->hqd", e, values[slots])
+        largest = larger
+    return np.moveaxis(mixed / total, 0, 1)
+
+
+def forward_cached(config, weights, ids, cache, row, position, block=16):
+    """`forward` of a chunk that stands at slots position.. of its row's cache, out of the twins
+    alone; fills the cache."""
+    x = embed(weights, ids, position + np.arange(len(ids)))
+    for index in range(config.num_layers):
+        layer = layer_weights(weights, index)
+        y = norm(config, layer, "ln_1", x)
+        qkv = matmul(y, layer["attn.c_attn.weight"], layer["attn.c_attn.bias"])
+        q, k, v = split_qkv(qkv, config.num_heads)
+        append_to_cache(cache[index], row, position, k, v)
+        keys, values = cache[index][row]
+        if len(ids) == 1:
+            mixed = attend_split(q[0], keys[: position + 1], values[: position + 1], block)
+        else:
+            mixed = attend_chunk(q, keys, values, position, block)
+        y = matmul(mixed.reshape(x.shape), layer["attn.c_proj.weight"], layer["attn.c_proj.bias"])
+        x = residual(x, y)
+        x = residual(x, feed_forward(layer, norm(config, layer, "ln_2", x)))
+    return head(config, weights, x)
+
+
+def new_cache(config, batch, length):
+    """One [batch, 2, length, heads, head_dim] per layer, NaN where nothing has been written."""
+    head_dim = config.hidden_dim // config.num_heads
+    shape = (batch, 2, length, config.num_heads, head_dim)
+    return [np.full(shape, np.nan) for _ in range(config.num_layers)]
+
+
+def pack(matrix, bits):
+    """Weights as the kernels store them: [K, N] -> uint32 [ceil(K / per), N padded to 4].
+
+    A word holds `per` = 32 / bits consecutive K-values of one column, the first in its low bits.
+    bits 32: float32; bits 16: float16. Padding is zero.
+    """
+    per = 32 // bits
+    rows, columns = matrix.shape
+    values = np.zeros((-(-rows // per) * per, -(-columns // 4) * 4), np.float32)
+    values[:rows, :columns] = matrix
+    if bits == 32:
+        return values.view(np.uint32)
+    halves = values.astype(np.float16).view(np.uint16).astype(np.uint32)
+    return halves[0::2] | halves[1::2] << 16
+
+
+def unpack(words, shape, bits):
+    """The float32 [K, N] that `pack` made words from, rounded to what the bits can hold."""
+    if bits == 32:
+        return words.view(np.float32)[: shape[0], : shape[1]].copy()
+    halves = np.stack([words & 0xFFFF, words >> 16], axis=1).astype(np.uint16)
+    values = halves.view(np.float16).astype(np.float32).reshape(-1, words.shape[1])
+    return values[: shape[0], : shape[1]].copy()
+
+
+# ---- weights for tests --------------------------------------------------------------------------
+
+
+def weight_shapes(config):
+    """Every tensor of a GPT-2: {Hugging Face name: shape}."""
+    hidden, inner = config.hidden_dim, config.intermediate_dim
+    layer = {
+        "ln_1.weight": (hidden,),
+        "ln_1.bias": (hidden,),
+        "attn.c_attn.weight": (hidden, 3 * hidden),
+        "attn.c_attn.bias": (3 * hidden,),
+        "attn.c_proj.weight": (hidden, hidden),
+        "attn.c_proj.bias": (hidden,),
+        "ln_2.weight": (hidden,),
+        "ln_2.bias": (hidden,),
+        "mlp.c_fc.weight": (hidden, inner),
+        "mlp.c_fc.bias": (inner,),
+        "mlp.c_proj.weight": (inner, hidden),
+        "mlp.c_proj.bias": (hidden,),
+    }
+    return {
+        "wte.weight": (config.vocabulary_size, hidden),
+        "wpe.weight": (config.max_sequence_length, hidden),
+        **{f"h.{i}.{name}": s for i in range(config.num_layers) for name, s in layer.items()},
+        "ln_f.weight": (hidden,),
+        "ln_f.bias": (hidden,),
+    }
+
+
+def random_weights(config, seed, std=None):
+    """Seeded float32 weights that no mistake can hide behind: evenly distributed, no tensor all
+    zero or all one, a std (by default the larger of 0.2 and hidden ** -0.5) at which logits spread
+    over more than 1. The same bits on every machine and numpy: only PCG64's raw integers are drawn.
+    """
+    std = max(0.2, config.hidden_dim**-0.5) if std is None else std
+    generator = np.random.PCG64(seed)
+    weights = {}
+    for name, shape in weight_shapes(config).items():
+        raw = generator.random_raw(int(np.prod(shape))) >> np.uint64(11)
+        values = (raw * 2.0**-53 - 0.5) * (std * 12**0.5)
+        is_gain = name.rsplit(".", 2)[-2].startswith("ln_") and name.endswith(".weight")
+        weights[name] = (values + is_gain).astype(np.float32).reshape(shape)
+    return weights
+
+
+def checksum(weights):
+    """SHA-256 of all values, in the order of `weight_shapes`."""
+    digest = hashlib.sha256()
+    for values in weights.values():
+        digest.update(values.astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def to_bf16(values):
+    """float32 -> the uint16 of bfloat16, rounded to nearest even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> np.uint64(16) & np.uint64(1))) >> np.uint64(16)).astype(
+        np.uint16
+    )
+
+
+def write_safetensors(path, weights, dtype="F32"):
+    """Writes {name: float32 array} as F32, F16 or BF16."""
+    convert = {
+        "F32": lambda values: values.astype("<f4"),
+        "F16": lambda values: values.astype("<f2"),
+        "BF16": to_bf16,
+    }[dtype]
+    header, data = {"__metadata__": {"format": "pt"}}, []
+    offset = 0
+    for name, values in weights.items():
+        data.append(convert(np.asarray(values)).tobytes())
+        end = offset + len(data[-1])
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(np.shape(values)),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # tensors start on a multiple of 8, as the library writes them
+    Path(path).write_bytes(struct.pack("<Q", len(text)) + text + b"".join(data))
+
+
+def read_safetensors(path):
+    """{name: float32 array} of a file that is trusted to be whole."""
+    blob = Path(path).read_bytes()
+    (length,) = struct.unpack_from("<Q", blob)
+    header = json.loads(blob[8 : 8 + length])
+    header.pop("__metadata__", None)
+    weights = {}
+    for name, entry in header.items():
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        if entry["dtype"] == "BF16":
+            bits = np.frombuffer(blob[begin:end], "<u2").astype(np.uint32) << 16
+            values = bits.view(np.float32)
+        else:
+            values = np.frombuffer(blob[begin:end], {"F32": "<f4", "F16": "<f2"}[entry["dtype"]])
+        weights[name] = values.astype(np.float32).reshape(entry["shape"])
+    return weights
