@@ -1,0 +1,196 @@
+"""What web/worker.js calls: carries out the messages of web/gpt2web.js.
+
+The messages are listed at the top of gpt2web.js. Nothing here knows of the browser: messages come in as dicts,
+answers go out through ``post``, so it runs natively just as well. Keys of what goes out are spelled as JavaScript
+spells them. The model and the GPU are behind `GPT2CausalLM`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from gpt2web.causal_lm import GPT2CausalLM
+from gpt2web.checkpoint import CheckpointError
+from gpt2web.generate import Piece
+from gpt2web.gpu import DeviceError
+
+Message = dict[str, Any]
+Post = Callable[[Message], object]
+
+PUBLIC_ERRORS = (CheckpointError, DeviceError, FileNotFoundError, TypeError, ValueError)
+PROGRESS_EVERY = 0.05  # seconds between two progress messages
+
+
+class Page:
+    """One page's model, and the generations under way in it.
+
+    base_url: the address of the folder that holds models/, ending in a slash.
+    post: takes each answer, a dict of numbers, strings, lists and dicts.
+    """
+
+    def __init__(self, base_url: str, post: Post) -> None:
+        self.base_url = base_url
+        self.post = post
+        self.lm: GPT2CausalLM | None = None
+        self.turn = asyncio.Lock()  # fair: generations get it in the order they came
+        self.under_way: dict[int, Generation] = {}
+
+    async def handle(self, message: Message) -> None:
+        """Carries out one message. Never raises: an error is an answer too."""
+        number = message["id"]
+        try:
+            match message["type"]:
+                case "load":
+                    self.result(number, await self.load(number, message["model"]))
+                case "generate":
+                    await self.generate(number, message["prompt"], message["options"])
+                case "cancel":
+                    self.cancel(number)
+                case "tokenize":
+                    self.result(number, self.loaded().tokenize(message["text"]))
+                case "detokenize":
+                    self.result(number, self.loaded().detokenize(message["ids"]))
+                case unknown:
+                    raise ValueError(f"there is no message of type {unknown!r}")
+        except Exception as error:
+            self.post({"type": "error", "id": number, "error": describe(error)})
+
+    async def load(self, number: int, model: str) -> Message:
+        """Loads a model in place of the one before; returns its info, keys in camelCase."""
+        last = 0.0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if done < total and now - last < PROGRESS_EVERY:
+                return
+            last = now
+            answer = {"type": "progress", "id": number, "stage": "model"}
+            self.post(answer | {"done": done, "total": total})
+            if done >= total:  # what is left: pipelines and the self-test
+                self.post(answer | {"stage": "check", "done": 0, "total": 0})
+
+        self.close()
+        self.lm = await GPT2CausalLM.from_preset_async(
+            model, base_url=self.base_url, progress=progress
+        )
+        return {camel_case(key): value for key, value in self.lm.info.items()}
+
+    async def generate(self, number: int, prompt: str, options: Message) -> None:
+        """Posts the seed, then batches of pieces; the last piece has a finish reason."""
+        generation = Generation(self, number)
+        self.under_way[number] = generation
+        try:
+            async with self.turn:
+                await generation.run(self.loaded(), prompt, options)
+        finally:
+            del self.under_way[number]
+
+    def cancel(self, number: int) -> None:
+        """Cancels a generation, running or waiting; does nothing for one that is over."""
+        if number in self.under_way:
+            self.under_way[number].cancel()
+
+    def close(self) -> None:
+        """Frees the model's GPU memory."""
+        if self.lm is not None:
+            self.lm.close()
+            self.lm = None
+
+    def loaded(self) -> GPT2CausalLM:
+        if self.lm is None:
+            raise ValueError("no model is loaded: load one first")
+        return self.lm
+
+    def result(self, number: int, value: object) -> None:
+        self.post({"type": "result", "id": number, "value": value})
+
+
+class Generation:
+    """One generation: posts its pieces in batches."""
+
+    def __init__(self, page: Page, number: int) -> None:
+        self.page = page
+        self.number = number
+        self.stream: Stream | None = None  # None while it waits for its turn
+        self.cancelled = False
+        self.batch: list[Message] = []  # pieces not posted yet
+        self.tokens = 0
+        self.started = 0.0  # seconds on the monotonic clock
+        self.first: float | None = None
+        self.last = 0.0
+
+    async def run(self, lm: GPT2CausalLM, prompt: str, options: Message) -> None:
+        self.started = self.last = time.monotonic()
+        self.stream = lm.stream(prompt, **options)
+        if self.cancelled:
+            self.stream.cancel()
+        self.page.post({"type": "started", "id": self.number, "seed": self.stream.seed})
+        try:
+            async for piece in self.stream:
+                self.add(piece)
+        finally:
+            self.flush()
+
+    def add(self, piece: Piece) -> None:
+        self.last = time.monotonic()
+        self.tokens += len(piece.ids)
+        if self.first is None and piece.ids:
+            self.first = self.last - self.started
+        if not self.batch:
+            # Runs once the stream waits for the GPU: what one readback brought travels together.
+            asyncio.get_running_loop().call_soon(self.flush)
+        self.batch.append(for_javascript(piece))
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        if self.stream is not None:
+            self.stream.cancel()
+
+    def flush(self) -> None:
+        if self.batch:
+            timing = {
+                "tokens": self.tokens,
+                "firstToken": self.first,
+                "seconds": self.last - self.started,
+            }
+            batch, self.batch = self.batch, []
+            self.page.post(
+                {"type": "pieces", "id": self.number, "pieces": batch, "timing": timing}
+            )
+
+
+def for_javascript(piece: Piece) -> Message:
+    """A piece as a dict, keys in camelCase."""
+    return {
+        "text": piece.text,
+        "ids": piece.ids,
+        "logprobs": piece.logprobs,
+        "top": piece.top,
+        "row": piece.row,
+        "finishReason": piece.finish_reason,
+    }
+
+
+def describe(error: Exception) -> Message:
+    """An exception as {name, message, detail}: a public error's own text, or that something is broken here."""
+    detail = "".join(traceback.format_exception(error))
+    for public in PUBLIC_ERRORS:
+        if isinstance(error, public):
+            return {"name": public.__name__, "message": str(error), "detail": detail}
+    name = type(error).__name__
+    message = f"Something in gpt2web went wrong that should not have ({name}: {error})."
+    return {"name": name, "message": message, "detail": detail}
+
+
+def camel_case(name: str) -> str:
+    """
+    >>> camel_case("gpu_bytes")
+    'gpuBytes'
+    """
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)

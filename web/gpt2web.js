@@ -1,0 +1,293 @@
+// gpt2web.js: GPT-2 in the reader's own tab, for any page that serves a copy of this folder.
+//
+//   import { load } from "./gpt2web.js";
+//   const lm = await load("stories", { onProgress: ({ stage, done, total }) => {} });
+//   for await (const piece of lm.generate("Once upon a time", { maxNewTokens: 60, seed: 7 }))
+//     console.log(piece.text);
+//
+// Everything heavy happens in a worker (worker.js: Pyodide, the model, the GPU). This file starts it, sends it
+// messages and hands out what comes back. All addresses are relative to this file, so any sub-path will do.
+//
+// To the worker                               From the worker (with the id of the message it answers)
+//   {type: "load", id, model}                   {type: "progress", id, stage, done, total}, {type: "result", id, value}
+//   {type: "generate", id, prompt, options}     {type: "started", id, seed}, {type: "pieces", id, pieces, timing} ...
+//   {type: "cancel", id}                        (the generation of that id ends with a "cancelled" piece)
+//   {type: "tokenize", id, text}                {type: "result", id, value}
+//   {type: "detokenize", id, ids}               {type: "result", id, value}
+// Any message may instead be answered by         {type: "error", id, error: {name, message, detail}}
+
+const here = new URL("./", import.meta.url);
+
+// The options of GPT2CausalLM.stream, as they are written here and as they are written there.
+const OPTIONS = {
+  maxNewTokens: "max_new_tokens",
+  temperature: "temperature",
+  topK: "top_k",
+  topP: "top_p",
+  minP: "min_p",
+  repetitionPenalty: "repetition_penalty",
+  seed: "seed",
+  stop: "stop",
+  logprobs: "logprobs",
+  parseSpecial: "parse_special",
+  stepsPerSubmit: "steps_per_submit",
+};
+
+/**
+ * Starts a worker and loads a model into it.
+ *
+ * @param {string} name  a folder under models/
+ * @param {object} [options]
+ * @param {(progress: {stage: "runtime"|"model"|"check", done: number, total: number}) => void} [options.onProgress]
+ *   bytes done and to do of the stage; total is 0 where it is not known
+ * @param {AbortSignal} [options.signal]  gives the load up: the promise rejects with the signal's reason
+ * @returns {Promise<Model>}
+ * @throws {Error} with name DeviceError (no WebGPU, no adapter), CheckpointError (a damaged model),
+ *   FileNotFoundError (no such model), LoadError (a damaged copy of this folder)
+ */
+export async function load(name = "stories", options = {}) {
+  if (typeof name !== "string") throw new TypeError(`The model's name must be a string, not ${kind(name)}.`);
+  const { onProgress, signal } = known(options, ["onProgress", "signal"], "load");
+  signal?.throwIfAborted();
+  const link = new Link();
+  const giveUp = () => link.close(signal.reason);
+  signal?.addEventListener("abort", giveUp);
+  try {
+    const info = await link.request({ type: "load", model: name }, onProgress);
+    return new Model(link, info);
+  } catch (error) {
+    link.close(error);
+    throw error;
+  } finally {
+    signal?.removeEventListener("abort", giveUp);
+  }
+}
+
+/** A loaded model. Made by `load`. */
+class Model {
+  #link;
+
+  constructor(link, info) {
+    this.#link = link;
+    /** model, adapter, backend, software, precision, kernels, selfTest, parameters, gpuBytes, context */
+    this.info = Object.freeze(info);
+  }
+
+  /**
+   * Continues a prompt. The work starts at once; two generations at the same time are done in order.
+   *
+   * @param {string} prompt  typed text: nothing in it is special unless parseSpecial
+   * @param {object} [options]  those of GPT2CausalLM.stream in camelCase, and `signal`, an AbortSignal
+   * @returns {Generation} to be read with `for await`
+   * @throws {TypeError} for a prompt that is no string or an option that does not exist
+   */
+  generate(prompt, options = {}) {
+    if (typeof prompt !== "string") throw new TypeError(`The prompt must be a string, not ${kind(prompt)}.`);
+    const { signal, ...rest } = known(options, ["signal", ...Object.keys(OPTIONS)], "generate");
+    const named = {};
+    for (const [key, value] of Object.entries(rest)) {
+      if (value !== undefined && value !== null) named[OPTIONS[key]] = value; // null and undefined mean the default
+    }
+    return new Generation(this.#link, prompt, named, signal);
+  }
+
+  /** The token ids of a text: Promise<number[]>. */
+  tokenize(text) {
+    return this.#link.request({ type: "tokenize", text });
+  }
+
+  /** The text of token ids: Promise<string>. */
+  detokenize(ids) {
+    return this.#link.request({ type: "detokenize", ids });
+  }
+
+  /** Ends the worker and frees the GPU. What was still going on fails with a ClosedError. */
+  close() {
+    this.#link.close(failure({ name: "ClosedError", message: "The model was closed. Load it again to go on." }));
+  }
+}
+
+/**
+ * One generation: an async iterator of pieces {text, ids, logprobs, top, row, finishReason}. The last piece's
+ * finishReason is "stop", "length", "context" or "cancelled"; that of the others is null.
+ */
+class Generation {
+  /** The seed in use, drawn by the model where none was given; null until the generation has started. */
+  seed = null;
+  /** {tokens, firstToken, seconds}: how many so far, seconds to the first one and to the last one so far. */
+  timing = { tokens: 0, firstToken: null, seconds: 0 };
+
+  #link;
+  #id;
+  #signal;
+  #pieces = []; // arrived, not yet asked for
+  #waiting = []; // asked for, not yet arrived: [resolve, reject]
+  #over = false; // nothing more will arrive
+  #error = null;
+
+  constructor(link, prompt, options, signal) {
+    this.#link = link;
+    this.#signal = signal;
+    this.#id = link.send({ type: "generate", prompt, options }, (message) => this.#receive(message));
+    if (signal?.aborted) this.cancel();
+    else signal?.addEventListener("abort", this.cancel);
+  }
+
+  /** Asks the model to stop. Its last piece is still to come, with finishReason "cancelled". */
+  cancel = () => {
+    if (!this.#over) this.#link.tell({ type: "cancel", id: this.#id });
+  };
+
+  next() {
+    if (this.#pieces.length > 0) return Promise.resolve({ value: this.#pieces.shift(), done: false });
+    if (this.#error) {
+      const error = this.#error;
+      this.#error = null;
+      return Promise.reject(error);
+    }
+    if (this.#over) return Promise.resolve({ value: undefined, done: true });
+    return new Promise((resolve, reject) => this.#waiting.push([resolve, reject]));
+  }
+
+  /** What `break` in a `for await` calls: cancels what is left. */
+  return(value) {
+    this.cancel();
+    this.#pieces = [];
+    this.#error = null;
+    this.#end();
+    return Promise.resolve({ value, done: true });
+  }
+
+  [Symbol.asyncIterator]() {
+    return this;
+  }
+
+  #receive(message) {
+    if (this.#over) return;
+    if (message.type === "started") {
+      this.seed = message.seed;
+    } else if (message.type === "pieces") {
+      this.timing = message.timing;
+      this.#pieces.push(...message.pieces);
+      if (message.pieces.at(-1)?.finishReason) this.#end();
+    } else if (message.type === "error") {
+      this.#error = failure(message.error);
+      this.#end();
+    }
+    this.#answer();
+  }
+
+  #end() {
+    this.#over = true;
+    this.#link.forget(this.#id);
+    this.#signal?.removeEventListener("abort", this.cancel);
+    this.#answer();
+  }
+
+  #answer() {
+    while (this.#waiting.length > 0 && (this.#pieces.length > 0 || this.#over)) {
+      const [resolve, reject] = this.#waiting.shift();
+      this.next().then(resolve, reject);
+    }
+  }
+}
+
+/** The worker and the messages under way to and from it. */
+class Link {
+  #worker;
+  #handlers = new Map(); // id -> what its answers are given to
+  #early = []; // messages sent before the worker's module had loaded
+  #last = 0;
+  #closed = null; // the error that says why
+
+  constructor() {
+    // A worker whose script is a blob inherits this page's Content-Security-Policy; one fetched from a host that
+    // sends no headers would run under none. The blob only imports worker.js by its absolute address.
+    const script = `import(${JSON.stringify(new URL("worker.js", here).href)})
+      .catch((error) => postMessage({ type: "broken", message: String(error) }));`;
+    const address = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+    this.#worker = new Worker(address, { type: "module", name: "gpt2web" });
+    this.#worker.onmessage = ({ data }) => {
+      URL.revokeObjectURL(address);
+      this.#receive(data);
+    };
+    this.#worker.onerror = (event) => {
+      event.preventDefault();
+      this.#receive({ type: "broken", message: event.message ?? "it could not be started" });
+    };
+  }
+
+  /** Sends a message under a new id and gives every answer to `handler`. */
+  send(message, handler) {
+    const id = ++this.#last;
+    this.#handlers.set(id, handler);
+    if (this.#closed) queueMicrotask(() => handler({ type: "error", id, error: this.#closed }));
+    else this.tell({ ...message, id });
+    return id;
+  }
+
+  /** Sends a message that has no answer of its own. */
+  tell(message) {
+    if (this.#early) this.#early.push(message);
+    else if (!this.#closed) this.#worker.postMessage(message);
+  }
+
+  /** A message with one result; other answers before it go to `onProgress`. */
+  request(message, onProgress) {
+    return new Promise((resolve, reject) => {
+      const id = this.send(message, ({ type, id: _, value, error, ...progress }) => {
+        if (type === "progress") return onProgress?.(progress);
+        this.forget(id);
+        if (type === "error") reject(failure(error));
+        else resolve(value);
+      });
+    });
+  }
+
+  forget(id) {
+    this.#handlers.delete(id);
+  }
+
+  close(error) {
+    if (this.#closed) return;
+    this.#closed = error;
+    this.#early = null;
+    this.#worker.terminate();
+    for (const [id, handler] of [...this.#handlers]) handler({ type: "error", id, error });
+  }
+
+  #receive(message) {
+    if (message.type === "ready") {
+      const early = this.#early;
+      this.#early = null;
+      for (const waiting of early) this.#worker.postMessage(waiting);
+    } else if (message.type === "broken") {
+      const text = `The worker failed (${message.message}). Reload the page; if it stays, this copy of gpt2web is damaged.`;
+      this.close(failure({ name: "LoadError", message: text }));
+    } else {
+      this.#handlers.get(message.id)?.(message);
+    }
+  }
+}
+
+/** An Error under the name it had in the worker; `detail` has the traceback there, for developers. */
+function failure(error) {
+  if (!error || error instanceof Error || error instanceof DOMException || !error.name) return error;
+  const made = error.name === "TypeError" ? new TypeError(error.message) : new Error(error.message);
+  made.name = error.name;
+  if (error.detail) made.detail = error.detail;
+  return made;
+}
+
+function known(options, names, method) {
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError(`The options of ${method} must be an object, not ${kind(options)}.`);
+  }
+  const unknown = Object.keys(options).find((key) => !names.includes(key));
+  if (unknown === undefined) return options;
+  throw new TypeError(`${method} has no option "${unknown}". Its options are ${names.join(", ")}.`);
+}
+
+function kind(value) {
+  return value === null ? "null" : Array.isArray(value) ? "an array" : typeof value;
+}

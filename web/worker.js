@@ -1,0 +1,63 @@
+// worker.js: boots Pyodide, installs the wheels, and passes messages between gpt2web.js and gpt2web/page.py.
+// The messages themselves are listed at the top of gpt2web.js.
+
+import { loadPyodide } from "./pyodide/pyodide.mjs";
+
+const here = new URL("./", import.meta.url);
+const post = (message) => postMessage(message.toJs({ dict_converter: Object.fromEntries }));
+
+const starting = start();
+starting.catch(() => {}); // told to whoever asks, below
+
+onmessage = async ({ data }) => {
+  let runtime;
+  try {
+    if (data.type === "load") postMessage({ type: "progress", id: data.id, stage: "runtime", done: 0, total: 0 });
+    runtime = await starting;
+  } catch (error) {
+    const { name, message, stack } = error;
+    postMessage({ type: "error", id: data.id, error: { name, message, detail: stack } });
+    return;
+  }
+  const message = runtime.pyodide.toPy(data);
+  await runtime.page.handle(message); // never raises: errors are posted
+  message.destroy();
+};
+postMessage({ type: "ready" });
+
+async function start() {
+  const indexURL = new URL("pyodide/", here).href;
+  const [pyodide, wheels] = await Promise.all([loadPyodide({ indexURL }), fetchWheels(), adapterIsThere()]);
+  for (const wheel of wheels) pyodide.unpackArchive(wheel, "wheel");
+  const page = pyodide.pyimport("gpt2web.page").Page(here.href, post);
+  return { pyodide, page };
+}
+
+/** Says at once, before a byte of the model is fetched, that there is nothing to run it on. */
+async function adapterIsThere() {
+  if (await navigator.gpu?.requestAdapter()) return;
+  throw named("DeviceError", navigator.gpu ? "WebGPU found no graphics adapter here." : "This browser has no WebGPU.");
+}
+
+async function fetchWheels() {
+  const list = await (await get("wheels.json")).json();
+  return Promise.all(list.map(fetchWheel));
+}
+
+async function fetchWheel({ file, sha256 }) {
+  const archive = await (await get(`wheels/${file}`)).arrayBuffer();
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", archive));
+  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (found === sha256) return archive;
+  throw named("LoadError", `wheels/${file} has sha256 ${found}, but wheels.json says ${sha256}: build or copy it again.`);
+}
+
+async function get(path) {
+  const response = await fetch(new URL(path, here));
+  if (response.ok) return response;
+  throw named("LoadError", `${path} could not be fetched: the server answered ${response.status}.`);
+}
+
+function named(name, message) {
+  return Object.assign(new Error(message), { name });
+}
