@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""Set up, build, serve, test and run gpt2web. Needs Python 3.11+ and npm; the rest it installs.
+"""Sets up, builds, serves, tests and runs gpt2web. Needs Python 3.11+ and npm, nothing else.
 
-Standard library only. What it installs stays inside the clone: `.venv` (Python packages, pinned
-with hashes in requirements/), `node_modules` (Pyodide, pinned in package-lock.json) and `.cache`
-(wheels). Each step leaves a stamp with a hash of its inputs and is skipped while they are the same.
+What it installs stays inside the clone: `.venv` (Python packages, pinned with hashes in
+requirements/), `node_modules` (Pyodide, pinned in package-lock.json) and `.cache` (wheels, logs).
+Only `test` reaches further: as root on Debian or Ubuntu it installs Chromium and a Vulkan driver.
+Each step leaves a stamp with a hash of its inputs, and is skipped while they are the same.
+Progress goes to stderr, results to stdout. Standard library only.
 """
 
-from __future__ import annotations
-
 import argparse
+import base64
+import contextlib
+import errno
 import functools
 import gzip
 import hashlib
@@ -22,28 +25,46 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+if sys.version_info < (3, 11):  # noqa: UP036 (an older Python reads no further than here)
+    sys.exit(
+        f"build.py: Python 3.11 or newer is needed, and this is {sys.version.split()[0]}: "
+        "run it with a newer one, for example `python3.13 build.py`."
+    )
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+PIP = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
 NODE_MODULES = ROOT / "node_modules"
 CACHE = ROOT / ".cache"
 DIST = ROOT / "dist"
 
 # What pyodide.mjs fetches when it starts; the rest of the npm package is for Node and for editors.
 PYODIDE_FILES = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip")
-# wgpu's own files that need its native library, a desktop or PyInstaller.
+PYODIDE_HOLDS = """\
+Pyodide's binary also holds Emscripten's runtime with musl (MIT), LLVM's compiler-rt and libc++
+(Apache-2.0 with LLVM exception), libffi (MIT), zlib (Zlib), bzip2 (bzip2-1.0.6), liblzma (0BSD),
+Zstandard (BSD-3-Clause), Expat (MIT), mpdecimal (BSD-2-Clause), HACL* (MIT) and SQLite (public
+domain)."""
+# wgpu's files that need its native library, a desktop or PyInstaller.
 WGPU_LEFT_OUT = re.compile(
     r"wgpu/(resources/(?!__init__\.py)|backends/(wgpu_native|js_webgpu)/|utils/imgui/"
-    r"|utils/glfw_present_info\.py|__pyinstaller/)|wgpu-[^/]+/entry_points\.txt"
+    r"|utils/glfw_present_info\.py|__pyinstaller/)"
 )
 # Ours that only the native package needs.
 OURS_LEFT_OUT = re.compile(r"gpt2web/(convert|models)/")
-# The wheels that the worker installs when it starts; micropip lies beside them for who wants it.
+# The wheels that the worker installs at start; micropip lies beside them for who wants it.
 START_LICENCES = {"gpt2web": "MIT", "wgpu": "BSD-2-Clause"}
-APT_PACKAGES = ("chromium", "mesa-vulkan-drivers", "libvulkan1")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+APT_INSTALL = "apt-get install -y chromium mesa-vulkan-drivers libvulkan1"
+NO_NETWORK = re.compile(
+    r"name resolution|getaddrinfo|EAI_AGAIN|ENOTFOUND|ECONNREFUSED|ENETUNREACH|ETIMEDOUT|ECONNRESET"
+    r"|Failed to establish a new connection|Max retries exceeded|Could not resolve",
+)
 
 
 class Refusal(Exception):
@@ -54,7 +75,25 @@ class Refusal(Exception):
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Keeps two build.py in one clone from installing and building over each other."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: no such lock, and nobody has asked for one
+        yield
+        return
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Waiting for another build.py in this clone ...")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def digest(paths: Iterable[Path], *words: str) -> str:
@@ -76,15 +115,19 @@ def is_done(stamp: Path, key: str) -> bool:
 
 def step(title: str, command: list[str], log: str, env: dict[str, str] | None = None) -> None:
     """Runs one long command, saying every 15 s that it still runs; its output goes to a log."""
-    CACHE.mkdir(exist_ok=True)
     log_path = CACHE / f"{log}.log"
+    log_path.parent.mkdir(exist_ok=True)
     say(f"{title} ...")
     start = time.monotonic()
     with log_path.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            command,
+            cwd=ROOT,
             env={**os.environ, **(env or {})},
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         try:
             while process.poll() is None:
                 try:
@@ -103,29 +146,15 @@ def step(title: str, command: list[str], log: str, env: dict[str, str] | None = 
 def failure_of(title: str, log_path: Path) -> str:
     """The sentence for a step that failed, read off its log."""
     text = log_path.read_text(encoding="utf-8", errors="replace")
-    where = os.path.relpath(log_path, ROOT)
-    if re.search(
-        r"name resolution|getaddrinfo|EAI_AGAIN|ENOTFOUND|ECONNREFUSED|ENETUNREACH|ETIMEDOUT"
-        r"|Failed to establish a new connection|Connection refused|Max retries exceeded"
-        r"|Could not resolve|Temporary failure",
-        text,
-    ):
-        return f"{title}: the network cannot be reached; connect it and run this again ({where})."
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"(npm error|npm ERR!|ERROR|E:|error)", line)]
-    last = (errors or lines or ["it said nothing"])[0 if errors else -1]
-    return f"{title} failed: {last.rstrip('.')} (all of it in {where})."
+    where = f"its output is in {os.path.relpath(log_path, ROOT)}"
+    if NO_NETWORK.search(text):
+        return f"{title} failed: the network cannot be reached; try again once it can ({where})."
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it said nothing"]
+    errors = [line for line in lines if re.match(r"npm (error|ERR!)|ERROR|E:|error", line)]
+    return f"{title} failed: {(errors or lines[-1:])[0].rstrip('.')} ({where})."
 
 
 # --- what is needed before anything can be built ------------------------------------------------
-
-
-def check_python(version: tuple[int, ...] = tuple(sys.version_info)) -> None:
-    if version[:2] < (3, 11):
-        raise Refusal(
-            f"Python 3.11 or newer is needed, this is {version[0]}.{version[1]}: "
-            "run build.py with a newer one, for example `python3.13 build.py ...`."
-        )
 
 
 def set_up_python(group: str) -> None:
@@ -137,22 +166,22 @@ def set_up_python(group: str) -> None:
                 "This Python lacks the venv and ensurepip modules: install them, on Debian and "
                 "Ubuntu with `sudo apt-get install -y python3-venv`."
             )
-        step("Making .venv", [sys.executable, "-m", "venv", "--clear", str(VENV)], "venv")
+        base = getattr(sys, "_base_executable", sys.executable)  # not the .venv's own
+        step("Making .venv", [base, "-m", "venv", "--clear", str(VENV)], "venv")
         (VENV / "venv.stamp").write_text(venv_key, encoding="utf-8")
     requirements = ROOT / "requirements" / f"{group}.txt"
     key = digest([requirements, ROOT / "pyproject.toml"], venv_key)
     stamp = VENV / f"{group}.stamp"
     if is_done(stamp, key):
         return
-    pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check"]
     step(
         f"Installing requirements/{group}.txt into .venv (about a minute the first time)",
-        [*pip, "--require-hashes", "-r", str(requirements)],
+        [*PIP, "install", "--require-hashes", "-r", str(requirements)],
         f"pip-{group}",
     )
     step(
         "Installing gpt2web into .venv",
-        [*pip, "--no-deps", "--no-build-isolation", "--no-index", "-e", str(ROOT)],
+        [*PIP, "install", "--no-deps", "--no-index", "--no-build-isolation", "-e", "."],
         "pip-gpt2web",
     )
     stamp.write_text(key, encoding="utf-8")
@@ -185,14 +214,48 @@ def set_up_page() -> None:
     if is_done(folder / "page.stamp", key):
         return
     shutil.rmtree(folder, ignore_errors=True)
+    choice = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--python-version", "3.14"]
     step(
         "Fetching micropip for the page's Python",
-        [str(PYTHON), "-m", "pip", "download", "--disable-pip-version-check", "--no-deps",
-         "--require-hashes", "--only-binary=:all:", "--python-version", "3.14",
-         "-r", str(requirements), "-d", str(folder)],
+        [*PIP, "download", *choice, "-r", str(requirements), "-d", str(folder)],
         "pip-page",
-    )  # fmt: skip
+    )
     (folder / "page.stamp").write_text(key, encoding="utf-8")
+
+
+def find_chromium() -> str | None:
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def find_vulkan_drivers() -> dict[str, Path | None]:
+    """The manifests of the two software adapters: Mesa's llvmpipe, and Chromium's SwiftShader."""
+    llvmpipe = sorted(Path("/usr/share/vulkan/icd.d").glob("lvp_icd*.json"))
+    homes = ("/usr/lib/chromium", "/usr/lib/chromium-browser", "/opt/google/chrome")
+    swiftshader = [Path(home, "vk_swiftshader_icd.json") for home in homes]
+    return {
+        "llvmpipe": next(iter(llvmpipe), None),
+        "SwiftShader": next(filter(Path.is_file, swiftshader), None),
+    }
+
+
+def set_up_browser() -> None:
+    """Chromium, and the Vulkan drivers that give the tests their two software adapters."""
+
+    def missing() -> list[str]:
+        lacking = [name for name, path in find_vulkan_drivers().items() if path is None]
+        return lacking if find_chromium() else ["Chromium", *lacking]
+
+    if not missing():
+        return
+    if os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get"):
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        step("Reading Debian's package lists", ["apt-get", "update"], "apt-update", quiet)
+        step("Installing Chromium and a Vulkan driver", APT_INSTALL.split(), "apt-install", quiet)
+    if missing():
+        raise Refusal(
+            f"The tests need {' and '.join(missing())}: install them, on Debian and Ubuntu with "
+            f"`sudo {APT_INSTALL}`."
+        )
 
 
 # --- wheels --------------------------------------------------------------------------------------
@@ -201,21 +264,21 @@ def set_up_page() -> None:
 def write_wheel(out: Path, files: dict[str, bytes]) -> None:
     """A pure-Python wheel of these files, the same bytes for the same input.
 
-    METADATA loses its requirements (nothing in the page would resolve them), WHEEL says
-    py3-none-any, RECORD is written anew.
+    METADATA keeps its head without requirements, which nothing in the page would resolve; WHEEL
+    says py3-none-any; RECORD is written anew.
     """
-    (info,) = {name.split("/")[0] for name in files if name.split("/")[0].endswith(".dist-info")}
-    head, _, body = files[f"{info}/METADATA"].decode().partition("\n\n")
-    head = re.sub(r"^(Requires-Dist|Provides-Extra):.*\n(?:[ \t].*\n)*", "", head + "\n", flags=re.M)
+    (info,) = {name.split("/")[0] for name in files if ".dist-info/" in name}
+    head = files[f"{info}/METADATA"].decode().partition("\n\n")[0] + "\n"
+    head = re.sub(r"^(Requires-Dist|Provides-Extra):.*\n", "", head, flags=re.M)
     files = {
         **files,
-        f"{info}/METADATA": f"{head}\n{body}".encode(),
+        f"{info}/METADATA": head.encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: gpt2web build.py\n"
         b"Root-Is-Purelib: true\nTag: py3-none-any\n",
     }
     files.pop(f"{info}/RECORD", None)
     record = "".join(
-        f"{name},sha256={urlsafe_sha256(data)},{len(data)}\n" for name, data in sorted(files.items())
+        f"{name},sha256={record_hash(data)},{len(data)}\n" for name, data in sorted(files.items())
     )
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as wheel:
@@ -226,9 +289,7 @@ def write_wheel(out: Path, files: dict[str, bytes]) -> None:
             wheel.writestr(entry, data)
 
 
-def urlsafe_sha256(data: bytes) -> str:
-    import base64
-
+def record_hash(data: bytes) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
 
 
@@ -266,12 +327,12 @@ def write_own_wheel(folder: Path) -> None:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, stage / name)
     (stage / "web/models").mkdir(parents=True)
+    offline = ["--no-deps", "--no-index", "--no-build-isolation"]
     step(
         "Building gpt2web's wheel",
-        [str(PYTHON), "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps", "--no-index",
-         "--no-build-isolation", "-w", str(stage / "out"), str(stage)],
+        [*PIP, "wheel", *offline, "-w", str(stage / "out"), str(stage)],
         "wheel",
-    )  # fmt: skip
+    )
     (built,) = (stage / "out").glob("*.whl")
     files = {n: data for n, data in read_wheel(built).items() if not OURS_LEFT_OUT.match(n)}
     write_wheel(folder / built.name, files)
@@ -282,13 +343,16 @@ def write_own_wheel(folder: Path) -> None:
 
 
 def build() -> None:
-    """Writes dist/; the old one stays until the new one is whole."""
-    set_up_page()
-    inputs = [ROOT / name for name in (
-        "web", "py", "shaders", "pyproject.toml", "README.md", "LICENSE", "LICENSES",
-        "package-lock.json", "requirements", "build.py",
-    )]  # fmt: skip
-    key = digest(inputs, sys.version)
+    with alone():
+        set_up_page()
+        write_dist()
+
+
+def write_dist() -> None:
+    """Writes dist/ unless it is as it would be; the old one stays until the new one is whole."""
+    folders = ["web", "py", "shaders", "requirements", "LICENSES"]
+    files = ["build.py", "pyproject.toml", "package-lock.json", "README.md", "LICENSE"]
+    key = digest(ROOT / name for name in folders + files)
     stamp = CACHE / "dist.stamp"
     if DIST.is_dir() and is_done(stamp, f"{key} {digest([DIST])}"):
         say("dist/ is up to date.")
@@ -296,7 +360,8 @@ def build() -> None:
     fresh, old = CACHE / "dist.new", CACHE / "dist.old"
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-    shutil.copytree(ROOT / "web", fresh, ignore=shutil.ignore_patterns("__pycache__", "__init__.py"))
+    python = shutil.ignore_patterns("__pycache__", "__init__.py")
+    shutil.copytree(ROOT / "web", fresh, ignore=python)
     (fresh / ".nojekyll").touch()  # GitHub Pages would otherwise drop names that start with _
     (fresh / "pyodide").mkdir()
     for name in PYODIDE_FILES:
@@ -313,7 +378,7 @@ def build() -> None:
     fresh.rename(DIST)
     shutil.rmtree(old, ignore_errors=True)
     stamp.write_text(f"{key} {digest([DIST])}", encoding="utf-8")
-    say(f"dist/ is written: {page_bytes(DIST) / 1e6:.2f} MB compressed before the model.")
+    say(f"dist/ is written: {page_bytes(DIST) / 1e6:.2f} MB, gzipped, before the model.")
 
 
 def write_lock(dist: Path) -> None:
@@ -328,13 +393,8 @@ def write_lock(dist: Path) -> None:
         name, version = path.name.split("-")[:2]
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         if name in START_LICENCES:
-            wheels.append({
-                "name": name,
-                "file": path.name,
-                "version": version,
-                "sha256": sha256,
-                "license": START_LICENCES[name],
-            })  # fmt: skip
+            wheel = {"name": name, "file": path.name, "version": version, "sha256": sha256}
+            wheels.append({**wheel, "license": START_LICENCES[name]})
         packages[name] = {
             "name": name,
             "version": version,
@@ -359,43 +419,42 @@ def write_licenses(dist: Path) -> None:
     """LICENSES.txt: every part of dist/, its version, licence and source, then the full texts."""
     pyodide = json.loads((NODE_MODULES / "pyodide" / "package.json").read_text("utf-8"))["version"]
     lock = json.loads((dist / "pyodide" / "pyodide-lock.json").read_text("utf-8"))
-    packages = lock["packages"]
-    parts = [
-        ("gpt2web: this page, its Python and its shaders", packages["gpt2web"]["version"],
-         "MIT", "text 1 below"),
-        ("models/stories: the story model's weights", "", "MIT", "models/stories/MODEL_CARD.md"),
-        ("Pyodide: pyodide/", pyodide, "MPL-2.0", "https://github.com/pyodide/pyodide, text 2"),
-        ("CPython: inside pyodide/", lock["info"]["python"], "PSF-2.0",
-         "https://github.com/python/cpython, text 3"),
-        ("micropip: wheels/", packages["micropip"]["version"], "MPL-2.0",
-         "https://github.com/pyodide/micropip, text 2"),
-        ("wgpu-py, its pure-Python part: wheels/", packages["wgpu"]["version"], "BSD-2-Clause",
-         "https://github.com/pygfx/wgpu-py, text 4"),
-    ]  # fmt: skip
-    (wgpu,) = (
-        data
-        for name, data in read_wheel(dist / "pyodide" / packages["wgpu"]["file_name"]).items()
-        if name.endswith("/licenses/LICENSE")
-    )
-    texts = [
-        ("MIT License (gpt2web)", (ROOT / "LICENSE").read_text("utf-8")),
-        ("MPL-2.0 (Pyodide, micropip)", (ROOT / "LICENSES/MPL-2.0.txt").read_text("utf-8")),
-        ("Python's licence (CPython)", (ROOT / "LICENSES/Python.txt").read_text("utf-8")),
-        ("BSD-2-Clause (wgpu-py)", wgpu.decode()),
+    python = lock["info"]["python"]
+    ours, wgpu, micropip = (lock["packages"][name] for name in ("gpt2web", "wgpu", "micropip"))
+    wgpu_files = read_wheel(dist / "pyodide" / wgpu["file_name"])
+    github = "https://github.com"
+    lines = [
+        "What this folder carries, and under which licence; the texts follow.",
+        "",
+        f"gpt2web {ours['version']} (the page, its Python, its shaders): MIT, text 1",
+        "models/stories (weights and tokenizer): MIT, text 1; see models/stories/MODEL_CARD.md",
+        f"Pyodide {pyodide} (pyodide/): MPL-2.0, text 2; source: {github}/pyodide/pyodide",
+        f"CPython {python} (inside pyodide/): PSF-2.0, text 3; source: {github}/python/cpython",
+        f"micropip {micropip['version']} (wheels/): MPL-2.0, text 2; source: in the wheel itself",
+        f"wgpu-py {wgpu['version']} (wheels/, its pure-Python part): BSD-2-Clause, text 4",
+        "",
+        PYODIDE_HOLDS,
     ]
-    lines = ["What this folder carries, and under which licence", ""]
-    lines += [f"- {name} {version}: {licence} ({where})" for name, version, licence, where in parts]
-    for number, (title, text) in enumerate(texts, 1):
+    texts = {
+        "MIT (gpt2web, models/stories)": (ROOT / "LICENSE").read_text("utf-8"),
+        "MPL-2.0 (Pyodide, micropip)": (ROOT / "LICENSES/MPL-2.0.txt").read_text("utf-8"),
+        "PSF-2.0 (CPython)": (ROOT / "LICENSES/Python.txt").read_text("utf-8"),
+        "BSD-2-Clause (wgpu-py)": next(
+            data.decode() for name, data in wgpu_files.items() if name.endswith("LICENSE")
+        ),
+    }
+    for number, (title, text) in enumerate(texts.items(), 1):
         lines += ["", "=" * 80, f"{number}. {title}", "=" * 80, "", text.strip()]
     (dist / "LICENSES.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def page_bytes(dist: Path) -> int:
-    """Bytes, each file gzipped, of everything a visit can fetch before it fetches the model."""
+    """Bytes, each file gzipped, of what a visit fetches before it fetches the model."""
     return sum(
         len(gzip.compress(path.read_bytes()))
         for path in dist.rglob("*")
-        if path.is_file() and "models" not in path.parts and path.name != "LICENSES.txt"
+        if path.is_file()
+        and not re.match(r"models/|LICENSES|wheels/micropip", path.relative_to(dist).as_posix())
     )
 
 
@@ -403,7 +462,7 @@ def page_bytes(dist: Path) -> int:
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Plain static files; what a static host does, and no special headers."""
+    """Plain static files with the right types."""
 
     extensions_map = {  # noqa: RUF012 (the base class has it so)
         **http.server.SimpleHTTPRequestHandler.extensions_map,
@@ -434,52 +493,110 @@ class Server(http.server.ThreadingHTTPServer):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
-def listen(port: int, folder: Path = DIST) -> Server:
-    """A server on the first free port from `port` on."""
-    handler = functools.partial(Handler, directory=str(folder))
+def listen(port: int) -> Server:
+    """A server for dist/ on the first free port from `port` on."""
+    handler = functools.partial(Handler, directory=str(DIST))
     for candidate in range(port, min(port + 100, 65536)):
         try:
             return Server(("127.0.0.1", candidate), handler)
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
     raise Refusal(f"No free port between {port} and {port + 99}: name another with --port.")
 
 
-def serve(port: int) -> None:
+# --- commands ------------------------------------------------------------------------------------
+
+
+def command_serve(arguments: list[str]) -> int:
+    """set up, build dist/ and serve it [--port 8000]"""
+    parser = argparse.ArgumentParser(prog="build.py serve", description=command_serve.__doc__)
+    parser.add_argument("--port", type=int, default=8000, help="8000; the next free one if taken")
+    port: int = parser.parse_args(arguments).port
+    if not 0 <= port <= 65535:
+        raise Refusal(f"--port must be between 0 and 65535, not {port}.")
     build()
     with listen(port) as server:
         taken = server.server_address[1]
-        if taken != port:
-            say(f"Port {port} is in use; taking {taken}.")
-        say(f"Open http://127.0.0.1:{taken}/ (Ctrl-C stops the server).")
+        if port not in (0, taken):
+            print(f"Port {port} is in use; taking {taken}.")
+        print(f"Open http://127.0.0.1:{taken}/ (Ctrl-C stops the server).", flush=True)
         server.serve_forever()
+    return 0
 
 
-COMMANDS: dict[str, Callable[..., int | None]] = {}
+def command_build(arguments: list[str]) -> int:
+    """set up and write dist/, nothing else"""
+    parser = argparse.ArgumentParser(prog="build.py build", description=command_build.__doc__)
+    parser.parse_args(arguments)
+    build()
+    return 0
+
+
+def command_test(arguments: list[str]) -> int:
+    """set up, also a browser, and run every check and test [options of pytest]"""
+    with alone():
+        set_up_python("test")
+        set_up_npm(dev=True)
+        set_up_browser()
+    build()
+    checks = [passes("ruff check"), passes("ruff format --check"), passes("mypy")]
+    runtime = CACHE / "runtime"
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    drivers = os.pathsep.join(str(path) for path in find_vulkan_drivers().values())
+    env = {"VK_DRIVER_FILES": drivers, "XDG_RUNTIME_DIR": str(runtime)}
+    tests = [str(PYTHON), "-m", "pytest", "--durations=10", *arguments]
+    status = subprocess.run(tests, cwd=ROOT, env={**os.environ, **env}).returncode
+    return status or int(not all(checks))
+
+
+def passes(check: str) -> bool:
+    say(f"{check} ...")
+    return subprocess.run([str(PYTHON), "-m", *check.split()], cwd=ROOT).returncode == 0
+
+
+def command_run(arguments: list[str]) -> int:
+    """generate natively: run "Once upon a time" [options, see run --help]"""
+    with alone():
+        set_up_python("build")
+    command = [str(PYTHON), "-m", "gpt2web", *arguments]
+    if os.name == "posix":
+        os.execv(PYTHON, command)  # signals and pipes then reach it directly
+    return subprocess.run(command).returncode
+
+
+COMMANDS = {
+    "serve": command_serve,
+    "build": command_build,
+    "test": command_test,
+    "run": command_run,
+}
+
+
+def usage() -> str:
+    lines = ["usage: python3 build.py COMMAND", "", __doc__.strip(), "", "commands:"]
+    lines += [f"  {name:<7} {command.__doc__}" for name, command in COMMANDS.items()]
+    return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="build.py", description=__doc__)
-    commands = parser.add_subparsers(dest="command")
-    commands.add_parser("build")
-    serve_parser = commands.add_parser("serve")
-    serve_parser.add_argument("--port", type=int, default=8000)
-    options = parser.parse_args(arguments)
+    name = arguments[0] if arguments else ""
+    if name in ("", "-h", "--help"):
+        print(usage())
+        return 0 if name else 2
+    if name not in COMMANDS:
+        print(f"{usage()}\n\nbuild.py: there is no command {name!r}.", file=sys.stderr)
+        return 2
     try:
-        check_python()
-        if options.command == "build":
-            build()
-        elif options.command == "serve":
-            serve(options.port)
-        else:
-            parser.print_help()
-            return 2
+        return COMMANDS[name](arguments[1:])
     except Refusal as refusal:
         print(f"build.py: {refusal}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"build.py: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":
