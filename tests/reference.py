@@ -1,4 +1,5 @@
-"""GPT-2 in numpy, to be read and to be right: the model, a twin of every kernel, test weights.
+"""GPT-2 in numpy, to be read and to be right: the model, a twin of every kernel, test weights, and
+what was recorded of Transformers.
 
 Weights are float32 (the checkpoint's own values); all arithmetic is float64, so that a comparison
 shows the other side's rounding, not ours. Formulas follow OpenAI's model.py
@@ -10,8 +11,12 @@ import hashlib
 import json
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+
+DATA = Path(__file__).parent / "data"
+STORIES = Path(__file__).parents[1] / "web" / "models" / "stories"
 
 # ---- the model --------------------------------------------------------------------------------
 
@@ -326,3 +331,64 @@ def read_safetensors(path):
             values = np.frombuffer(blob[begin:end], {"F32": "<f4", "F16": "<f2"}[entry["dtype"]])
         weights[name] = values.astype(np.float32).reshape(entry["shape"])
     return weights
+
+
+# ---- what Transformers computed: recorded by record_reference.py ---------------------------------
+
+
+def recorded_model_names():
+    with np.load(DATA / "random_models.npz") as data:
+        return [str(name) for name in data["names"]]
+
+
+def recorded_model(name):
+    """A model with random weights: .fields (GPT2Config's arguments), .config, .weights, .ids [n],
+    .logits [n, vocabulary]."""
+    with np.load(DATA / "random_models.npz") as data:
+        about = json.loads(str(data[f"{name}/config"]))
+        ids, logits = data[f"{name}/ids"], data[f"{name}/logits"]
+    seed, digest = about.pop("seed"), about.pop("checksum")
+    config = SimpleNamespace(**about)
+    weights = random_weights(config, seed)
+    if checksum(weights) != digest:
+        raise ValueError(f"{name}: the weights of seed {seed} are not those that were recorded")
+    return SimpleNamespace(fields=about, config=config, weights=weights, ids=ids, logits=logits)
+
+
+def stories_model():
+    """The bundled model: its config (GPT2Config's fields) and its weights."""
+    stored = json.loads((STORIES / "config.json").read_text())
+    config = SimpleNamespace(
+        vocabulary_size=stored["vocab_size"],
+        num_layers=stored["n_layer"],
+        num_heads=stored["n_head"],
+        hidden_dim=stored["n_embd"],
+        intermediate_dim=stored["n_inner"] or 4 * stored["n_embd"],
+        max_sequence_length=stored["n_positions"],
+        layer_norm_epsilon=stored["layer_norm_epsilon"],
+    )
+    return config, read_safetensors(STORIES / "model.safetensors")
+
+
+def recorded_stories():
+    """The bundled model's outputs: .logits [(text, ids, positions, logits)], .greedy [(text, ids
+    with the prompt, tokens of the prompt, top-2 gaps)], .loss (text, ids, losses)."""
+    with np.load(DATA / "stories.npz") as data:
+        about = json.loads(str(data["about"]))
+        return SimpleNamespace(
+            sha256=about["sha256"],
+            logits=[
+                (text, *(data[f"logits/{i}/{part}"] for part in ("ids", "positions", "logits")))
+                for i, text in enumerate(about["prompts"])
+            ],
+            greedy=[
+                (
+                    text,
+                    data[f"greedy/{i}/ids"],
+                    int(data[f"greedy/{i}/prompt"]),
+                    data[f"greedy/{i}/gaps"],
+                )
+                for i, text in enumerate(about["greedy"])
+            ],
+            loss=(about["loss"], data["loss/ids"], data["loss/losses"]),
+        )

@@ -138,7 +138,7 @@ def _parse_header(where: str, header: bytes, data_bytes: int) -> list[StoredTens
             case _:
                 raise CheckpointError(
                     f"{where}: tensor {name}: wanted dtype, shape and data_offsets "
-                    f"[begin, end], got {fields!r}. Fetch or write the file again."
+                    f"[begin, end], got {fields!r:.80}. Fetch or write the file again."
                 )
     spans.sort(key=lambda span: span[:2])
     expected = 0
