@@ -1,0 +1,49 @@
+"""What callers pass in, made plain: lists, tuples, arrays with tolist(), whole numbers.
+
+numpy itself is never imported: the page has none.
+"""
+
+import operator
+from typing import Any
+
+
+def whole_number(value: Any, name: str, minimum: int = 1) -> int:
+    """`value` as an int, numpy's too. ValueError: anything else, or less than `minimum`."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < minimum:
+        raise ValueError(f"{name}: wanted a whole number of {minimum} or more, got {value!r}")
+    return number
+
+
+def to_lists(values: Any) -> Any:
+    """`values` with every array and tuple in it as a list; all else comes back as it is."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if isinstance(values, list | tuple):
+        return [to_lists(value) for value in values]
+    return values
+
+
+def to_rows(values: Any, name: str) -> tuple[list[list[Any]], bool]:
+    """The rows of a sequence (one row) or of a batch of them, and whether it was a batch.
+
+    An empty list is one empty sequence. ValueError: a scalar, more than two dimensions, or
+    sequences beside scalars.
+
+    >>> to_rows([5, 6], "ids"), to_rows([[5], []], "ids")
+    (([[5, 6]], False), ([[5], []], True))
+    """
+    rows = to_lists(values)
+    wanted = f"{name}: wanted a list, or a list of lists"
+    if not isinstance(rows, list):
+        raise ValueError(f"{wanted}, got {values!r}")
+    if not any(isinstance(row, list) for row in rows):
+        return [rows], False
+    if not all(isinstance(row, list) for row in rows):
+        raise ValueError(f"{wanted}, got lists beside single values: {values!r}")
+    if any(isinstance(item, list) for row in rows for item in row):
+        raise ValueError(f"{wanted}, got more than two dimensions: {values!r}")
+    return rows, True
