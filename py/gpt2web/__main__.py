@@ -1,0 +1,237 @@
+"""The command line: `gpt2web "Once upon a time"`, also `python -m gpt2web`.
+
+Text goes to stdout as it is made, everything else to stderr. Numbers are checked by the library,
+whose sentence is shown. The library is imported late, so that --help needs no GPU and no wgpu.
+"""
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import sys
+from importlib.metadata import version
+from typing import Any
+
+DESCRIPTION = """\
+Continue a text with a GPT-2 model, on this machine's GPU. The prompt and what follows it are
+written to standard output as they are made.
+"""
+EPILOG = """\
+examples:
+  gpt2web "Once upon a time" --max-new-tokens 60 --temperature 0.8 --top-k 40 --seed 7
+  echo "The fox said" | gpt2web --strip-prompt
+  gpt2web --info
+
+Options left out take the library's defaults: sampling from the whole distribution, up to the end
+of the text or of the model's context. The order is repetition penalty, temperature, top-k, top-p,
+min-p. The same seed gives the same text on the same adapter and driver; left out, it is drawn.
+
+exit status: 0 done, 1 a model, file or GPU failed, 2 wrong arguments or input that is not UTF-8,
+130 interrupted (what was written stays), 141 the reader of the output has gone.
+"""
+# Options handed to GPT2CausalLM.stream under the same name when they are given.
+STREAM_OPTIONS = (
+    *("max_new_tokens", "stop", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
+    *("seed", "logprobs", "parse_special", "steps_per_submit"),
+)
+
+
+class Refusal(Exception):
+    """The prompt cannot be had; the text says why and what to do."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gpt2web",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "prompt",
+        nargs="?",
+        help="the text to continue; - reads it from standard input, as does leaving it out "
+        "when input is piped (one line break at its end is dropped)",
+    )
+    add("--model", default="stories", metavar="NAME", help="a bundled model, or a folder (stories)")
+    add("--strip-prompt", action="store_true", help="write only what follows the prompt")
+    add(
+        "--parse-special",
+        action="store_const",
+        const=True,
+        help="take <|endoftext|> in the prompt as that token, not as typed text",
+    )
+
+    length = parser.add_argument_group("length")
+    add = length.add_argument
+    add("--max-new-tokens", type=int, metavar="N", help="how many tokens to make at most")
+    add("--stop", action="append", metavar="TEXT", help="end before this text; may be repeated")
+
+    sampling = parser.add_argument_group("sampling")
+    add = sampling.add_argument
+    add("--temperature", type=float, metavar="T", help="0 always takes the likeliest token (1.0)")
+    add("--top-k", type=int, metavar="K", help="keep the K likeliest tokens")
+    add("--top-p", type=float, metavar="P", help="keep the likeliest tokens that sum to P")
+    add("--min-p", type=float, metavar="P", help="keep tokens of P times the likeliest or more")
+    add("--repetition-penalty", type=float, metavar="R", help="over 1 avoids what was said (1.0)")
+    add("--seed", type=int, metavar="N", help="0 to 4294967295; the same seed, the same text")
+
+    report = parser.add_argument_group("reports and the GPU")
+    add = report.add_argument
+    add(
+        "--logprobs",
+        type=int,
+        metavar="N",
+        help="instead of text, write one JSON object a line for each token: id, text, logprob, "
+        "and the N likeliest as [id, text, logprob]",
+    )
+    add("--adapter", metavar="NAME", help="(part of) the GPU adapter's name; also $GPT2WEB_ADAPTER")
+    add("--steps-per-submit", type=int, metavar="N", help="tokens made per submit (chosen to suit)")
+    add("--info", action="store_true", help="say what runs the model, and end")
+    add("--version", action="version", version=f"gpt2web {version('gpt2web')}")
+    return parser
+
+
+def read_prompt(given: str | None) -> str:
+    """The prompt from the argument or from standard input. Refusal: there is none, or not UTF-8."""
+    if given not in (None, "-"):
+        return given or ""
+    if sys.stdin is None or (given is None and sys.stdin.isatty()):
+        raise Refusal("no prompt: give one as an argument, or - to read standard input")
+    data = sys.stdin.buffer.read()
+    if given is None and not data:
+        raise Refusal("no prompt: there is no argument and standard input is empty")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise Refusal(
+            f"standard input is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
+            "convert it first, for example with iconv -t UTF-8"
+        ) from None
+    return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
+
+
+def note(text: str) -> None:
+    print(f"gpt2web: {text}", file=sys.stderr, flush=True)
+
+
+def write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def show_progress(done: int, total: int) -> None:
+    print(f"\rloading {100 * done // max(total, 1):3d} %", end="", file=sys.stderr, flush=True)
+    if done >= total:
+        print("\r" + " " * 13 + "\r", end="", file=sys.stderr, flush=True)
+
+
+async def generate(options: argparse.Namespace, prompt: str) -> None:
+    """Loads the model and writes what it makes, or with --info what runs it."""
+    from gpt2web.causal_lm import GPT2CausalLM
+
+    progress = show_progress if sys.stderr.isatty() else None
+    lm = await GPT2CausalLM.from_preset_async(options.model, progress=progress)
+    try:
+        if options.info:
+            write("".join(f"{name}: {readable(value)}\n" for name, value in lm.info.items()))
+            return
+        if lm.info["software"]:
+            note(f"{lm.info['adapter']} computes on the CPU: this is slow")
+        given = {name: getattr(options, name) for name in STREAM_OPTIONS}
+        stream = lm.stream(prompt, **{n: v for n, v in given.items() if v is not None})
+        if options.seed is None and sys.stderr.isatty():
+            note(f"seed {stream.seed}")
+        await write_stream(lm, stream, "" if options.strip_prompt else prompt, options.logprobs)
+    finally:
+        lm.close()
+
+
+async def write_stream(lm: Any, stream: Any, prompt: str, logprobs: int | None) -> None:
+    """Writes the pieces: as text that ends in a line break, or as JSON lines with logprobs."""
+    last = reason = None
+    try:
+        async for piece in stream:
+            reason = piece.finish_reason
+            if logprobs:
+                write("".join(json_lines(lm.preprocessor.tokenizer, piece)))
+                continue
+            text = piece.text if last else prompt + piece.text
+            if text:
+                write(text)
+                last = text
+    finally:
+        if last and not last.endswith("\n"):
+            write("\n")
+    if reason == "context":
+        note(f"ended at the context's end, {lm.info['context']} tokens")
+
+
+def json_lines(tokenizer: Any, piece: Any) -> list[str]:
+    def text(token_id: int) -> str:
+        return str(tokenizer.detokenize([token_id]))
+
+    lines = []
+    for token_id, logprob, top in zip(piece.ids, piece.logprobs, piece.top, strict=True):
+        others = [[other, text(other), value] for other, value in top]
+        line = {"id": token_id, "text": text(token_id), "logprob": logprob, "top": others}
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    return lines
+
+
+def readable(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Generates, and turns every failure into one sentence on stderr and an exit status."""
+    try:
+        prompt = "" if options.info else read_prompt(options.prompt)
+    except Refusal as refusal:
+        note(str(refusal))
+        return 2
+    try:
+        from gpt2web.checkpoint import CheckpointError
+        from gpt2web.gpu import DeviceError
+    except ModuleNotFoundError as error:
+        note(f"{error.name} is not installed: pip install 'gpt2web[native]'")
+        return 1
+    try:
+        asyncio.run(generate(options, prompt))
+    except BrokenPipeError:
+        raise
+    except (CheckpointError, DeviceError, ValueError, OSError) as error:
+        note(str(error))
+        return 1
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The entry point; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # Windows would take the code page
+    options = make_parser().parse_args(arguments)
+    if options.adapter:
+        os.environ["GPT2WEB_ADAPTER"] = options.adapter
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # What is still buffered goes nowhere: Python would complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        more = "python -X dev -m gpt2web shows more"
+        note(f"this is a bug: {type(error).__name__}: {error} ({more})")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
