@@ -1,0 +1,407 @@
+"""The GPU: a device, tensors, pipelines made once, and recorded programs that are replayed.
+
+The one module that imports wgpu. Natively wgpu-py drives wgpu-native; in the page gpt2web.webgpu
+registers the browser's navigator.gpu behind the same API. Everything that waits for the GPU is a
+coroutine; `block_on` runs one to its end without an event loop, where the platform can block.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from contextvars import ContextVar
+from importlib.resources import files
+from typing import Any, NamedTuple, TypeVar
+
+if sys.platform == "emscripten":
+    import gpt2web.webgpu  # registers the browser's backend
+import wgpu
+
+MAX_ROWS = 256  # rows of a batch: what state.wgsl and sampling.wgsl declare
+T = TypeVar("T")
+_blocking: ContextVar[bool] = ContextVar("blocking", default=False)
+
+# WebGPU's default limits, as far as compute goes: https://www.w3.org/TR/webgpu/#limit-default
+DEFAULT_LIMITS = {
+    "max-bind-groups": 4,
+    "max-bindings-per-bind-group": 1000,
+    "max-uniform-buffers-per-shader-stage": 12,
+    "max-storage-buffers-per-shader-stage": 8,
+    "max-uniform-buffer-binding-size": 65536,
+    "max-storage-buffer-binding-size": 134217728,
+    "max-buffer-size": 268435456,
+    "min-uniform-buffer-offset-alignment": 256,
+    "min-storage-buffer-offset-alignment": 256,
+    "max-compute-workgroup-storage-size": 16384,
+    "max-compute-invocations-per-workgroup": 256,
+    "max-compute-workgroup-size-x": 256,
+    "max-compute-workgroup-size-y": 256,
+    "max-compute-workgroup-size-z": 64,
+    "max-compute-workgroups-per-dimension": 65535,
+}
+SIZE_LIMITS = ("max-storage-buffer-binding-size", "max-buffer-size")
+
+
+class DeviceError(Exception):
+    """No adapter, a limit too small, a device lost for good, or a failed self-test."""
+
+
+async def finished(promise: Awaitable[T]) -> T:
+    """The result of a wgpu promise: awaited, or, under block_on, waited for."""
+    if _blocking.get():
+        result: T = promise.sync_wait()  # type: ignore[attr-defined]
+        return result
+    return await promise
+
+
+def is_blocking() -> bool:
+    """Whether this code runs under block_on."""
+    return _blocking.get()
+
+
+def block_on(coroutine: Coroutine[Any, Any, T], twin: str) -> T:
+    """Run a coroutine of this package to its end, also inside a running event loop (Jupyter).
+
+    Raises RuntimeError naming the async twin where blocking is impossible: in the page.
+    """
+    if sys.platform == "emscripten":
+        coroutine.close()
+        raise RuntimeError(f"a browser page cannot block: use `await {twin}(...)` instead")
+    token = _blocking.set(True)
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        _blocking.reset(token)
+        coroutine.close()
+    raise RuntimeError(
+        f"cannot block on something only an event loop can do: use `await {twin}(...)`"
+    )
+
+
+class Dispatch(NamedTuple):
+    """One kernel call, recorded: everything in it was made before."""
+
+    pipeline: Any
+    bind_group: Any
+    x: int  # workgroups
+    y: int
+    z: int
+    kernel: str
+
+
+class Tensor:
+    """An array in GPU memory: `shape` of `dtype` "f32" or "u32", row-major."""
+
+    def __init__(self, device: Device, buffer: Any, shape: tuple[int, ...], dtype: str) -> None:
+        self.device = device
+        self.buffer = buffer
+        self.shape = shape
+        self.dtype = dtype
+
+    def __repr__(self) -> str:
+        return f"Tensor(shape={self.shape}, dtype={self.dtype!r})"
+
+    def __del__(self) -> None:
+        self.destroy()
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        count = 1
+        for length in self.shape:
+            count *= length
+        return count
+
+    def destroy(self) -> None:
+        """Free the GPU memory now; later uses fail. Does nothing the second time."""
+        if self.buffer is not None:
+            self.device.forget(self)
+            self.buffer.destroy()
+            self.buffer = None
+
+    async def read(self) -> memoryview:
+        """The values, copied to the CPU: a memoryview of `shape`, format "f" or "I"."""
+        data = await self.device.read(self, 4 * self.size)
+        flat = data.cast("B").cast("f" if self.dtype == "f32" else "I")
+        return flat.cast("B").cast(flat.format, self.shape) if 0 not in self.shape else flat  # type: ignore[call-overload, no-any-return]
+
+    def numpy(self) -> Any:
+        """The values as a numpy array (natively, where numpy is installed)."""
+        import numpy
+
+        return numpy.asarray(block_on(self.read(), "tensor.read")).reshape(self.shape)
+
+
+class Device:
+    """One GPU device: makes tensors and kernel calls, keeps each pipeline, counts what is alive."""
+
+    def __init__(self, adapter: Any, device: Any) -> None:
+        self.adapter = adapter
+        self.device = device
+        self.queue = device.queue
+        self.limits: dict[str, int] = {name: device.limits[name] for name in DEFAULT_LIMITS}
+        self.live: dict[int, int] = {}  # id of a live tensor -> bytes
+        self._modules: dict[str, Any] = {}
+        self._pipelines: dict[tuple[str, tuple[tuple[str, float], ...]], Any] = {}
+
+    @classmethod
+    async def request(
+        cls, adapter_name: str | None = None, *, limits: dict[str, int] | None = None
+    ) -> Device:
+        """Ask for a device: a named adapter (part of its name, also from the environment variable
+        GPT2WEB_ADAPTER; natively only), else the fastest.
+
+        It gets WebGPU's default limits, but the adapter's own for the sizes of buffers; `limits`
+        lowers or raises single ones. Raises DeviceError when there is none.
+        """
+        adapter = await _request_adapter(adapter_name or os.environ.get("GPT2WEB_ADAPTER"))
+        wanted = dict(DEFAULT_LIMITS)
+        for name in SIZE_LIMITS:
+            wanted[name] = adapter.limits[name]
+        wanted.update(limits or {})
+        try:
+            device = await finished(adapter.request_device_async(required_limits=wanted))
+        except Exception as error:
+            raise DeviceError(f"the adapter {describe(adapter)} gave no device: {error}") from error
+        return cls(adapter, device)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Adapter name, backend, and whether it computes on the CPU."""
+        info = self.adapter.info
+        kind = str(info.get("adapter_type", ""))
+        name = describe(self.adapter)
+        software = kind == "CPU" or any(
+            word in name.lower() for word in ("swiftshader", "llvmpipe", "software", "basic render")
+        )
+        return {
+            "adapter": name,
+            "backend": str(info.get("backend_type", "")),
+            "software": software,
+        }
+
+    @property
+    def live_bytes(self) -> int:
+        return sum(self.live.values())
+
+    def tensor(self, shape: Sequence[int], dtype: str = "f32", *, uniform: bool = False) -> Tensor:
+        """A tensor of zeros. Raises DeviceError when it is larger than the device allows."""
+        shape = tuple(shape)
+        count = 1
+        for length in shape:
+            count *= length
+        size = max(16, -(-4 * count // 16) * 16)
+        for limit in SIZE_LIMITS:
+            if size > self.limits[limit]:
+                raise DeviceError(
+                    f"a tensor of shape {shape} takes {size:,} bytes, the adapter allows "
+                    f"{self.limits[limit]:,} ({limit}): use a smaller precision, batch or length"
+                )
+        usage = wgpu.BufferUsage.COPY_SRC | wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.STORAGE
+        if uniform:
+            usage |= wgpu.BufferUsage.UNIFORM
+        tensor = Tensor(self, self._buffer(size, usage), shape, dtype)
+        self.live[id(tensor)] = size
+        return tensor
+
+    def readback(self, size: int) -> Readback:
+        """A buffer of `size` bytes that results are read through."""
+        return Readback(
+            self, self._buffer(size, wgpu.BufferUsage.MAP_READ | wgpu.BufferUsage.COPY_DST), size
+        )
+
+    def _buffer(self, size: int, usage: int) -> Any:
+        try:
+            return self.device.create_buffer(size=size, usage=usage)
+        except wgpu.GPUError as error:
+            raise DeviceError(f"no GPU memory for {size:,} bytes: {error}") from error
+
+    def forget(self, tensor: Tensor | Readback) -> None:
+        self.live.pop(id(tensor), None)
+
+    def write(self, tensor: Tensor, data: Any, offset: int = 0) -> None:
+        """Write bytes (anything with the buffer protocol, or a JavaScript array) at `offset`."""
+        self.queue.write_buffer(tensor.buffer, offset, data)
+
+    async def read(self, tensor: Tensor, size: int) -> memoryview:
+        """The tensor's first `size` bytes."""
+        staging = self.readback(max(size, 4))
+        try:
+            encoder = self.device.create_command_encoder()
+            encoder.copy_buffer_to_buffer(tensor.buffer, 0, staging.buffer, 0, -(-size // 4) * 4)
+            self.queue.submit([encoder.finish()])
+            staging.map()
+            return (await staging.take(max(size, 4)))[:size]
+        finally:
+            staging.destroy()
+
+    def kernel(
+        self,
+        name: str,
+        constants: dict[str, float],
+        bindings: Sequence[Tensor],
+        groups: tuple[int, ...],
+    ) -> Dispatch:
+        """Record a call of shaders/<name>.wgsl: tensors in binding order, workgroups (x, y, z).
+
+        Raises DeviceError when the shader does not compile or needs more than the device has.
+        """
+        key = (name, tuple(constants.items()))
+        pipeline = self._pipelines.get(key)
+        if pipeline is None:
+            try:
+                if name not in self._modules:
+                    self._modules[name] = self.device.create_shader_module(
+                        label=name, code=shader_source(name)
+                    )
+                pipeline = self.device.create_compute_pipeline(
+                    label=name,
+                    layout="auto",
+                    compute={
+                        "module": self._modules[name],
+                        "entry_point": "main",
+                        "constants": constants,
+                    },
+                )
+            except wgpu.GPUError as error:
+                raise DeviceError(f"the kernel {name} with {constants} failed: {error}") from error
+            self._pipelines[key] = pipeline
+        entries = [
+            {"binding": i, "resource": {"buffer": tensor.buffer, "offset": 0}}
+            for i, tensor in enumerate(bindings)
+        ]
+        bind_group = self.device.create_bind_group(
+            label=name, layout=pipeline.get_bind_group_layout(0), entries=entries
+        )
+        x, y, z = (*groups, 1, 1)[:3]
+        most = self.limits["max-compute-workgroups-per-dimension"]
+        if max(x, y, z) > most:
+            raise DeviceError(
+                f"the kernel {name} needs {(x, y, z)} workgroups, the adapter allows {most:,} "
+                "per dimension: use a smaller model or batch"
+            )
+        return Dispatch(pipeline, bind_group, x, y, z, name)
+
+    def submit(
+        self,
+        dispatches: Sequence[Dispatch],
+        *,
+        times: int = 1,
+        copies: Iterable[tuple[Tensor, int, Readback, int, int]] = (),
+    ) -> None:
+        """Run a recorded list `times` over in one compute pass and one submit.
+
+        copies: (source, offset, readback, offset, bytes), made after the pass.
+        """
+        encoder = self.device.create_command_encoder()
+        compute_pass = encoder.begin_compute_pass()
+        set_pipeline = compute_pass.set_pipeline
+        set_bind_group = compute_pass.set_bind_group
+        dispatch_workgroups = compute_pass.dispatch_workgroups
+        for _ in range(times):
+            for pipeline, bind_group, x, y, z, _kernel in dispatches:
+                set_pipeline(pipeline)
+                set_bind_group(0, bind_group)
+                dispatch_workgroups(x, y, z)
+        compute_pass.end()
+        for source, source_offset, target, target_offset, size in copies:
+            encoder.copy_buffer_to_buffer(
+                source.buffer, source_offset, target.buffer, target_offset, size
+            )
+        self.queue.submit([encoder.finish()])
+
+    @property
+    def kernels(self) -> list[str]:
+        """Names of the kernels that have a pipeline."""
+        return sorted({name for name, _ in self._pipelines})
+
+    def destroy(self) -> None:
+        """Free the device and everything on it."""
+        self._pipelines.clear()
+        self._modules.clear()
+        self.device.destroy()
+
+
+class Readback:
+    """A mappable buffer, used again and again: submit a copy into it, map, take."""
+
+    def __init__(self, device: Device, buffer: Any, size: int) -> None:
+        self.device = device
+        self.buffer = buffer
+        self.size = size
+        self._mapped: Any = None
+        device.live[id(self)] = size
+
+    def map(self) -> None:
+        """Ask for the contents as they will be after all that is submitted now."""
+        self._mapped = self.buffer.map_async(wgpu.MapMode.READ)
+
+    async def take(self, size: int) -> memoryview:
+        """Wait for the mapping, copy its first `size` bytes and unmap."""
+        await finished(self._mapped)
+        data = memoryview(self.buffer.read_mapped(0, size))
+        self.buffer.unmap()
+        return data
+
+    def destroy(self) -> None:
+        if self.buffer is not None:
+            self.device.forget(self)
+            self.buffer.destroy()
+            self.buffer = None
+
+    def __del__(self) -> None:
+        self.destroy()
+
+
+def shader_source(name: str) -> str:
+    """The text of shaders/<name>.wgsl behind the files its first line includes."""
+    folder = files("gpt2web.shaders")
+    source = (folder / f"{name}.wgsl").read_text(encoding="utf-8")
+    first, _, _ = source.partition("\n")
+    if not first.startswith("// include:"):
+        return source
+    included = first.removeprefix("// include:").split()
+    return "\n".join((folder / file).read_text(encoding="utf-8") for file in included) + source
+
+
+def describe(adapter: Any) -> str:
+    """The adapter's name as a person would say it."""
+    info = adapter.info
+    words = [str(info.get(key, "")) for key in ("device", "description")]
+    name = " / ".join(word for word in words if word)
+    if not name:
+        name = " ".join(str(info.get(key, "")) for key in ("vendor", "architecture")).strip()
+    return name or "unnamed adapter"
+
+
+async def _request_adapter(name: str | None) -> Any:
+    try:
+        if sys.platform != "emscripten":
+            import wgpu.backends.auto
+        if name is None:
+            adapter = await finished(
+                wgpu.gpu.request_adapter_async(power_preference="high-performance")
+            )
+            if adapter is not None:
+                return adapter
+            raise DeviceError("WebGPU gave no adapter" + _WAY_OUT)
+        adapters = await finished(wgpu.gpu.enumerate_adapters_async())
+    except DeviceError:
+        raise
+    except Exception as error:
+        raise DeviceError(f"no GPU adapter was found ({error})" + _WAY_OUT) from error
+    for adapter in adapters:
+        if name.lower() in describe(adapter).lower():
+            return adapter
+    found = ", ".join(describe(adapter) for adapter in adapters) or "none"
+    raise DeviceError(f"no adapter is named {name!r}; found: {found}")
+
+
+_WAY_OUT = (
+    ": a graphics driver with Vulkan, Metal or Direct3D 12 is needed; on a machine without a GPU, "
+    "install a software one (Debian: apt-get install mesa-vulkan-drivers)"
+)

@@ -1,0 +1,362 @@
+"""One function per shader of the same name: shapes, bindings, dispatch size, nothing else.
+
+Each records a call (gpu.Dispatch) on tensors that exist already. Decode kernels take `state`, a row
+of the batch per dispatch row; chunk kernels take `chunk`, blocks of 16 prompt tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gpt2web.gpu import Device, Dispatch, Tensor
+
+SPLIT = 256  # cache slots that one workgroup of attention.wgsl takes
+BLOCK = 16  # tokens of a block of a chunk
+CHUNK = 256  # tokens of a chunk
+MAX_HEAD_DIM = 256  # of attention_chunk.wgsl
+MAX_VOCABULARY = 131072  # of select.wgsl: sums of weights are two u32
+PIECE_TYPES = {"F32": 0, "F16": 1, "BF16": 2}
+
+
+class WeightPart(NamedTuple):
+    """Columns first_column..+columns of a weight matrix, in words as weights.wgsl lays them."""
+
+    words: Tensor  # u32 [k_words, columns rounded up to 4]
+    first_column: int
+    columns: int
+
+
+class Weight(NamedTuple):
+    """A weight matrix [k, columns], in as many parts as the device's buffers ask for."""
+
+    k: int
+    columns: int
+    bits: int
+    parts: tuple[WeightPart, ...]
+
+
+class Norm(NamedTuple):
+    """A layer norm's parameters, f32 [hidden] each."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _part(weight: Weight, part: WeightPart) -> dict[str, float]:
+    return {
+        "WEIGHT_BITS": weight.bits,
+        "K": weight.k,
+        "COLUMNS": part.columns,
+        "FIRST_COLUMN": part.first_column,
+    }
+
+
+# Decode: one token a row.
+
+
+def embed(
+    device: Device, state: Tensor, wte: Weight, part: WeightPart, wpe: Tensor, x: Tensor
+) -> Dispatch:
+    """x [rows, hidden] = wte[:, last_id] + wpe[position], for ids in this part of wte."""
+    rows, hidden = x.shape
+    constants = {
+        "WEIGHT_BITS": wte.bits,
+        "HIDDEN": hidden,
+        "COLUMNS": part.columns,
+        "FIRST_COLUMN": part.first_column,
+    }
+    bindings = [state, part.words, wpe, x]
+    return device.kernel("embed", constants, bindings, (ceil_div(hidden, 64), rows))
+
+
+def qkv(
+    device: Device,
+    state: Tensor,
+    x: Tensor,
+    norm: Norm,
+    epsilon: float,
+    weight: Weight,
+    part: WeightPart,
+    bias: Tensor,
+    q: Tensor,
+    cache: Tensor,
+) -> Dispatch:
+    """q [rows, hidden], and cache [rows, 2, length, hidden] at each row's position."""
+    rows, hidden = x.shape
+    constants = _part(weight, part) | {
+        "HIDDEN": hidden,
+        "EPSILON": epsilon,
+        "CACHE_LENGTH": cache.shape[2],
+    }
+    bindings = [state, x, norm.weight, norm.bias, part.words, bias, q, cache]
+    return device.kernel("qkv", constants, bindings, (ceil_div(part.columns, 16), rows))
+
+
+def attention(
+    device: Device, state: Tensor, q: Tensor, cache: Tensor, attended: Tensor, num_heads: int
+) -> Dispatch:
+    """attended [rows, hidden] over a cache of one split, or, when it has the shape
+    [rows, heads, splits, head_dim + 2], what attention_reduce joins."""
+    rows, hidden = q.shape
+    splits = attended.shape[2] if len(attended.shape) == 4 else 1
+    constants = {
+        "HIDDEN": hidden,
+        "HEAD_DIM": hidden // num_heads,
+        "CACHE_LENGTH": cache.shape[2],
+        "SPLITS": splits,
+    }
+    bindings = [state, q, cache, attended]
+    return device.kernel("attention", constants, bindings, (num_heads, splits, rows))
+
+
+def attention_reduce(device: Device, state: Tensor, splits: Tensor, attended: Tensor) -> Dispatch:
+    """attended [rows, hidden] from splits [rows, heads, splits, head_dim + 2]."""
+    rows, num_heads, count, _ = splits.shape
+    hidden = attended.shape[1]
+    constants = {"HIDDEN": hidden, "HEAD_DIM": hidden // num_heads, "SPLITS": count}
+    bindings = [state, splits, attended]
+    return device.kernel("attention_reduce", constants, bindings, (num_heads, rows))
+
+
+def project(
+    device: Device,
+    state: Tensor,
+    source: Tensor,
+    weight: Weight,
+    part: WeightPart,
+    bias: Tensor,
+    x: Tensor,
+) -> Dispatch:
+    """x [rows, hidden] += source [rows, k] . weight + bias"""
+    rows, hidden = x.shape
+    constants = _part(weight, part) | {"HIDDEN": hidden}
+    bindings = [state, source, part.words, bias, x]
+    return device.kernel("project", constants, bindings, (ceil_div(part.columns, 16), rows))
+
+
+def fc(
+    device: Device,
+    state: Tensor,
+    x: Tensor,
+    norm: Norm,
+    epsilon: float,
+    weight: Weight,
+    part: WeightPart,
+    bias: Tensor,
+    hidden_units: Tensor,
+) -> Dispatch:
+    """hidden_units [rows, intermediate] = gelu(layernorm(x) . weight + bias)"""
+    rows, hidden = x.shape
+    constants = _part(weight, part) | {
+        "HIDDEN": hidden,
+        "EPSILON": epsilon,
+        "INTERMEDIATE": hidden_units.shape[1],
+    }
+    bindings = [state, x, norm.weight, norm.bias, part.words, bias, hidden_units]
+    return device.kernel("fc", constants, bindings, (ceil_div(part.columns, 16), rows))
+
+
+def head(
+    device: Device,
+    state: Tensor,
+    x: Tensor,
+    norm: Norm,
+    epsilon: float,
+    wte: Weight,
+    part: WeightPart,
+    logits: Tensor,
+) -> Dispatch:
+    """logits [rows, vocabulary] = layernorm(x) . wte"""
+    rows, hidden = x.shape
+    constants = _part(wte, part) | {
+        "HIDDEN": hidden,
+        "EPSILON": epsilon,
+        "VOCABULARY": logits.shape[1],
+    }
+    bindings = [state, x, norm.weight, norm.bias, part.words, logits]
+    return device.kernel("head", constants, bindings, (ceil_div(part.columns, 16), rows))
+
+
+# Sampling.
+
+
+def scores(
+    device: Device,
+    state: Tensor,
+    samplings: Tensor,
+    logits: Tensor,
+    flags: Tensor,
+    scores: Tensor,
+    summaries: Tensor,
+) -> Dispatch:
+    """scores [rows, vocabulary] and summaries [rows, blocks, 4] of logits [rows, vocabulary];
+    flags u32 [rows, 2, words]: bits of seen ids, and of ids that stop the row."""
+    rows, vocabulary = logits.shape
+    bindings = [state, samplings, logits, flags, scores, summaries]
+    groups = (ceil_div(vocabulary, 1024), rows)
+    return device.kernel("scores", {"VOCABULARY": vocabulary}, bindings, groups)
+
+
+def alternatives(
+    device: Device, state: Tensor, logits: Tensor, summaries: Tensor, ring: Tensor
+) -> Dispatch:
+    """The most probable ids into ring u32 [steps, rows, 2 + 2 * alternatives]."""
+    rows, vocabulary = logits.shape
+    constants = {
+        "VOCABULARY": vocabulary,
+        "ALTERNATIVES": ring.shape[2] // 2 - 1,
+        "RING_STEPS": ring.shape[0],
+        "RING_WORDS": ring.shape[2],
+    }
+    return device.kernel("alternatives", constants, [state, logits, summaries, ring], (1, rows))
+
+
+def select(
+    device: Device,
+    state: Tensor,
+    samplings: Tensor,
+    logits: Tensor,
+    scores: Tensor,
+    summaries: Tensor,
+    flags: Tensor,
+    ring: Tensor,
+) -> Dispatch:
+    """Chooses each row's id into ring u32 [steps, rows, words] and steps state."""
+    rows, vocabulary = logits.shape
+    constants = {
+        "VOCABULARY": vocabulary,
+        "RING_STEPS": ring.shape[0],
+        "RING_WORDS": ring.shape[2],
+    }
+    bindings = [state, samplings, logits, scores, summaries, flags, ring]
+    return device.kernel("select", constants, bindings, (1, rows))
+
+
+# Prefill: a chunk of prompt tokens. `tokens` are those in use, a multiple of BLOCK.
+
+
+def embed_chunk(
+    device: Device,
+    chunk: Tensor,
+    ids: Tensor,
+    wte: Weight,
+    part: WeightPart,
+    wpe: Tensor,
+    x: Tensor,
+    tokens: int,
+) -> Dispatch:
+    """x [CHUNK, hidden] = wte[:, ids] + wpe[positions], for ids in this part of wte."""
+    hidden = x.shape[1]
+    constants = {
+        "WEIGHT_BITS": wte.bits,
+        "HIDDEN": hidden,
+        "POSITIONS": wpe.shape[0],
+        "COLUMNS": part.columns,
+        "FIRST_COLUMN": part.first_column,
+    }
+    bindings = [chunk, ids, part.words, wpe, x]
+    return device.kernel("embed_chunk", constants, bindings, (ceil_div(hidden, 64), tokens))
+
+
+def norm_chunk(
+    device: Device, x: Tensor, norm: Norm, epsilon: float, normalized: Tensor, tokens: int
+) -> Dispatch:
+    """normalized [CHUNK, hidden] = layernorm(x)"""
+    constants = {"HIDDEN": x.shape[1], "EPSILON": epsilon}
+    return device.kernel(
+        "norm_chunk", constants, [x, norm.weight, norm.bias, normalized], (tokens,)
+    )
+
+
+def matmul(
+    device: Device,
+    source: Tensor,
+    weight: Weight,
+    part: WeightPart,
+    bias: Tensor,
+    output: Tensor,
+    tokens: int,
+    *,
+    gelu: bool = False,
+    residual: bool = False,
+) -> Dispatch:
+    """output [n, columns] = source [n, k] . weight + bias, through gelu, or added to output."""
+    constants = _part(weight, part) | {
+        "OUTPUT_COLUMNS": weight.columns,
+        "EPILOGUE": 1 if gelu else 2 if residual else 0,
+    }
+    groups = (ceil_div(part.columns, 64), ceil_div(tokens, 64))
+    return device.kernel("matmul", constants, [source, part.words, bias, output], groups)
+
+
+def append_chunk(
+    device: Device, chunk: Tensor, qkv: Tensor, cache: Tensor, tokens: int
+) -> Dispatch:
+    """cache [rows, 2, length, hidden] gets k and v of qkv [CHUNK, 3 * hidden]."""
+    hidden = cache.shape[3]
+    constants = {"HIDDEN": hidden, "CACHE_LENGTH": cache.shape[2]}
+    groups = (ceil_div(2 * hidden, 64), tokens)
+    return device.kernel("append_chunk", constants, [chunk, qkv, cache], groups)
+
+
+def attention_chunk(
+    device: Device,
+    chunk: Tensor,
+    qkv: Tensor,
+    cache: Tensor,
+    attended: Tensor,
+    num_heads: int,
+    tokens: int,
+) -> Dispatch:
+    """attended [CHUNK, hidden]: each token over the cache up to its own position."""
+    hidden = cache.shape[3]
+    constants = {
+        "HIDDEN": hidden,
+        "HEAD_DIM": hidden // num_heads,
+        "CACHE_LENGTH": cache.shape[2],
+    }
+    groups = (num_heads, ceil_div(tokens, BLOCK))
+    return device.kernel("attention_chunk", constants, [chunk, qkv, cache, attended], groups)
+
+
+# Weights.
+
+
+def pack(
+    device: Device,
+    piece: Tensor,
+    source: Tensor,
+    weight: Weight,
+    part: WeightPart,
+    *,
+    source_type: str,
+    source_columns: int,
+    transposed: bool,
+    rows: int,
+) -> Dispatch:
+    """Packs `rows` rows of a checkpoint tensor (F32, F16 or BF16) into a part of a weight."""
+    per_word = 32 // weight.bits
+    k_words = ceil_div(weight.k, per_word)
+    constants = _part(weight, part) | {
+        "SOURCE_TYPE": PIECE_TYPES[source_type],
+        "SOURCE_COLUMNS": source_columns,
+        "TRANSPOSED": transposed,
+        "STRIDE": part.words.size // k_words,
+    }
+    columns, words = (rows, k_words) if transposed else (part.columns, ceil_div(rows, per_word))
+    groups = (ceil_div(columns, 64), words)
+    return device.kernel("pack", constants, [piece, source, part.words], groups)
+
+
+def random_normal(
+    device: Device, piece: Tensor, values: Tensor, *, seed: int, stream: int, scale: float
+) -> Dispatch:
+    """values = scale * normal variables; piece u32 [4]: first pair, pairs."""
+    groups = ceil_div(ceil_div(values.size, 2), 64)
+    constants = {"SEED": seed, "STREAM": stream, "SCALE": scale}
+    y = ceil_div(groups, 65535)
+    return device.kernel("random_normal", constants, [piece, values], (ceil_div(groups, y), y))

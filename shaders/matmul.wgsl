@@ -1,0 +1,81 @@
+// include: weights.wgsl gelu.wgsl
+// output = epilogue(input . weight + bias) for many tokens at once.
+// A workgroup makes a tile of 64 tokens x 64 columns, a thread 4 x 4 of it, over K in steps of 16.
+// Dispatch (columns / 64, tokens / 64).
+
+@group(0) @binding(0) var<storage, read> source: array<f32>;        // [tokens][K]
+@group(0) @binding(1) var<storage, read> weight: array<vec4<u32>>;  // [K][COLUMNS] in words
+@group(0) @binding(2) var<storage, read> bias: array<f32>;          // [OUTPUT_COLUMNS]
+@group(0) @binding(3) var<storage, read_write> output: array<f32>;  // [tokens][OUTPUT_COLUMNS]
+
+override K: u32 = 1u;
+override COLUMNS: u32 = 1u;         // columns of this part of the weight
+override FIRST_COLUMN: u32 = 0u;    // where the part stands in the whole weight
+override OUTPUT_COLUMNS: u32 = 1u;  // columns of the whole weight
+override EPILOGUE: u32 = 0u;        // 0: as it is, 1: gelu, 2: added to what output holds
+override COLUMN_GROUPS: u32 = (COLUMNS + 3u) / 4u;
+override K_WORDS: u32 = (K + WEIGHTS_PER_WORD - 1u) / WEIGHTS_PER_WORD;
+
+const STEP = 16u;
+
+var<workgroup> source_tile: array<f32, 1024>;        // [STEP][64 tokens]
+var<workgroup> weight_tile: array<vec4<f32>, 256>;   // [STEP][16 column groups]
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let tokens = arrayLength(&source) / K;
+  let first_token = workgroup.y * 64u;
+  let first_group = workgroup.x * 16u;
+  let group = thread % 16u;  // this thread's 4 columns
+  let four = thread / 16u;   // this thread's 4 tokens
+  var sums: array<vec4<f32>, 4>;
+
+  for (var k0 = 0u; k0 < K; k0 += STEP) {
+    for (var i = thread; i < 1024u; i += 256u) {
+      let token = first_token + i / STEP;
+      let k = k0 + i % STEP;
+      var value = 0.0;
+      if token < tokens && k < K {
+        value = source[token * K + k];
+      }
+      source_tile[i % STEP * 64u + i / STEP] = value;
+    }
+    for (var i = thread; i < 256u / WEIGHTS_PER_WORD; i += 256u) {
+      let word = k0 / WEIGHTS_PER_WORD + i / 16u;
+      let column_group = first_group + i % 16u;
+      var words = vec4<u32>();
+      if word < K_WORDS && column_group < COLUMN_GROUPS {
+        words = weight[word * COLUMN_GROUPS + column_group];
+      }
+      for (var j = 0u; j < WEIGHTS_PER_WORD; j++) {
+        weight_tile[(i / 16u * WEIGHTS_PER_WORD + j) * 16u + i % 16u] = load_weight(words, j);
+      }
+    }
+    workgroupBarrier();
+    for (var k = 0u; k < STEP; k++) {
+      let columns = weight_tile[k * 16u + group];
+      for (var i = 0u; i < 4u; i++) {
+        sums[i] += source_tile[k * 64u + four * 4u + i] * columns;
+      }
+    }
+    workgroupBarrier();
+  }
+
+  for (var i = 0u; i < 4u; i++) {
+    let token = first_token + four * 4u + i;
+    for (var j = 0u; j < 4u; j++) {
+      let column = (first_group + group) * 4u + j;
+      if token < tokens && column < COLUMNS {
+        let index = token * OUTPUT_COLUMNS + FIRST_COLUMN + column;
+        let value = sums[i][j] + bias[FIRST_COLUMN + column];
+        if EPILOGUE == 0u {
+          output[index] = value;
+        } else if EPILOGUE == 1u {
+          output[index] = gelu(value);
+        } else {
+          output[index] += value;
+        }
+      }
+    }
+  }
+}
