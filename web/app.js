@@ -20,7 +20,7 @@ const SETTINGS = [
 const STAGES = {
   runtime: "Starting Python",
   model: "Loading the model",
-  check: "Checking the graphics card’s arithmetic",
+  check: "Checking the arithmetic",
 };
 
 const FINISHES = {
@@ -105,7 +105,6 @@ function showNoDevice(error) {
 
 /** The panel that says what is running. */
 function showRunning(info) {
-  const whole = (number) => number.toLocaleString("en");
   const rows = {
     Model: info.model,
     Adapter: info.adapter,
@@ -174,19 +173,19 @@ async function write() {
 
 function showText(prompt, text) {
   const page = document.documentElement;
-  const wasAtEnd = page.scrollTop + page.clientHeight > $("story").getBoundingClientRect().bottom + page.scrollTop - 4;
+  const wasInView = $("story").getBoundingClientRect().bottom < page.clientHeight;
   $("told").textContent = prompt;
   $("written").textContent = text;
   $("story").hidden = false;
   $("story-empty").hidden = true;
   // Follow the text while its end is in view, not when the reader has scrolled away from it.
-  const below = $("story").getBoundingClientRect().bottom + 24 - page.clientHeight;
-  if (wasAtEnd && below > 0) page.scrollBy({ top: below, behavior: "instant" });
+  const below = $("story").getBoundingClientRect().bottom + 24 - page.clientHeight; // in CSS pixels
+  if (wasInView && below > 0) page.scrollBy({ top: below, behavior: "instant" });
 }
 
 function showFigures({ seed, timing }) {
   const { tokens, firstToken, seconds } = timing;
-  $("figure-tokens").textContent = tokens.toLocaleString("en");
+  $("figure-tokens").textContent = whole(tokens);
   $("figure-first").textContent = firstToken === null ? "–" : `${firstToken.toFixed(2)} s`;
   const after = seconds - firstToken;
   $("figure-speed").textContent = tokens > 1 && after > 0 ? ((tokens - 1) / after).toFixed(1) : "–";
@@ -195,11 +194,9 @@ function showFigures({ seed, timing }) {
 
 /** Gives the screen reader whole sentences, so that it doesn't start anew with every token. */
 function saySentences(text, spoken) {
-  const end = Math.max(...[". ", "! ", "? ", "\n", ".” ", "!” ", '." ', '!" ', '?" '].map((mark) => {
-    const at = text.lastIndexOf(mark);
-    return at < 0 ? 0 : at + mark.length;
-  }));
-  if (end <= spoken) return spoken;
+  const sentences = text.slice(spoken).match(/^[^]*[.!?]["”’']?\s/);
+  if (!sentences) return spoken;
+  const end = spoken + sentences[0].length;
   say(text.slice(spoken, end).trim());
   return end;
 }
@@ -211,16 +208,15 @@ async function showPromptProblem(error, prompt) {
   const ids = await lm.tokenize(prompt).catch(() => []);
   const context = lm.info.context;
   if (ids.length + 1 < context) return;
-  const room = Math.ceil(context / 4); // for the continuation
-  const kept = context - room;
+  const kept = Math.floor(context * 0.75); // the rest is for the continuation
   $("problem-text").textContent =
-    `The prompt has ${ids.length.toLocaleString("en")} tokens, and the model’s context holds ${context.toLocaleString("en")}, ` +
+    `The prompt has ${whole(ids.length)} tokens, and the model’s context holds ${whole(context)}, ` +
     "the new text included. Shorten it, or go on from its end.";
   const button = $("use-end");
-  button.textContent = `Use its last ${kept.toLocaleString("en")} tokens`;
+  button.textContent = `Use its last ${whole(kept)} tokens`;
   button.hidden = false;
   button.onclick = async () => {
-    const end = await lm.detokenize(ids.slice(-kept + 1));
+    const end = await lm.detokenize(ids.slice(-kept));
     $("prompt").value = end.replace(/^\uFFFD+/, ""); // half a character where it was cut
     write();
   };
@@ -255,18 +251,22 @@ function showValue(id) {
   if (!output) return;
   const [, , off] = SETTINGS.find(([name]) => name === id);
   const value = $(id).valueAsNumber;
-  output.textContent = value === off ? "off" : id === "temperature" && value === 0 ? "0, no chance" : value.toFixed(2);
+  output.textContent = value === off ? "off" : value.toFixed(2);
 }
 
 // ---- Small things ----
 
 function setButtons() {
+  const focused = document.activeElement;
   $("generate").disabled = !lm || writing !== null;
   $("stop").disabled = writing === null;
+  // A button that is disabled loses the keyboard's focus: hand it to the other one.
+  if (focused === $("generate") && writing) $("stop").focus();
+  if (focused === $("stop") && !writing) $("generate").focus();
 }
 
 function showProblem(error) {
-  console.error(error, error.detail ?? "");
+  console.debug(error, error.detail ?? ""); // for developers: the traceback in Python
   $("problem-text").textContent = error.message;
   $("problem").hidden = false;
 }
@@ -279,6 +279,10 @@ function hideProblem() {
 /** Tells the screen reader. */
 function say(text) {
   $("status").textContent = text;
+}
+
+function whole(number) {
+  return number.toLocaleString("en");
 }
 
 function megabytes(bytes) {

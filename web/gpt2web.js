@@ -5,16 +5,20 @@
 //   for await (const piece of lm.generate("Once upon a time", { maxNewTokens: 60, seed: 7 }))
 //     console.log(piece.text);
 //
-// Everything heavy happens in a worker (worker.js: Pyodide, the model, the GPU). This file starts it, sends it
-// messages and hands out what comes back. All addresses are relative to this file, so any sub-path will do.
+// Everything heavy happens in a worker (worker.js: Pyodide, the model, the GPU). This file starts
+// it, sends it messages and hands out what comes back. All addresses are relative to this file, so
+// any sub-path will do.
 //
-// To the worker                               From the worker (with the id of the message it answers)
-//   {type: "load", id, model}                   {type: "progress", id, stage, done, total}, {type: "result", id, value}
-//   {type: "generate", id, prompt, options}     {type: "started", id, seed}, {type: "pieces", id, pieces, timing} ...
-//   {type: "cancel", id}                        (the generation of that id ends with a "cancelled" piece)
-//   {type: "tokenize", id, text}                {type: "result", id, value}
-//   {type: "detokenize", id, ids}               {type: "result", id, value}
-// Any message may instead be answered by         {type: "error", id, error: {name, message, detail}}
+// To the worker                             From the worker, with the id of what it answers
+//   {type: "load", id, model}                 {type: "progress", id, stage, done, total} ...
+//                                             {type: "result", id, value}
+//   {type: "generate", id, prompt, options}   {type: "started", id, seed}
+//                                             {type: "pieces", id, pieces, timing} ...
+//   {type: "cancel", id}                      (that generation ends with a "cancelled" piece)
+//   {type: "tokenize", id, text}              {type: "result", id, value}
+//   {type: "detokenize", id, ids}             {type: "result", id, value}
+// Instead of the last answer there may be     {type: "error", id, error: {name, message, detail}}
+// Not about one message: {type: "ready"}, once, and {type: "broken", message} when all is over.
 
 const here = new URL("./", import.meta.url);
 
@@ -38,21 +42,24 @@ const OPTIONS = {
  *
  * @param {string} name  a folder under models/
  * @param {object} [options]
- * @param {(progress: {stage: "runtime"|"model"|"check", done: number, total: number}) => void} [options.onProgress]
- *   bytes done and to do of the stage; total is 0 where it is not known
- * @param {AbortSignal} [options.signal]  gives the load up: the promise rejects with the signal's reason
+ * @param {({stage, done, total}) => void} [options.onProgress]  stage: "runtime" (Pyodide), "model",
+ *   "check" (the self-test); done and total: bytes, total 0 where it is not known
+ * @param {AbortSignal} [options.signal]  gives up: the promise rejects with the signal's reason
  * @returns {Promise<Model>}
  * @throws {Error} with name DeviceError (no WebGPU, no adapter), CheckpointError (a damaged model),
  *   FileNotFoundError (no such model), LoadError (a damaged copy of this folder)
  */
 export async function load(name = "stories", options = {}) {
-  if (typeof name !== "string") throw new TypeError(`The model's name must be a string, not ${kind(name)}.`);
+  if (typeof name !== "string") {
+    throw new TypeError(`The model's name must be a string, not ${kind(name)}.`);
+  }
   const { onProgress, signal } = known(options, ["onProgress", "signal"], "load");
   signal?.throwIfAborted();
   const link = new Link();
   const giveUp = () => link.close(signal.reason);
   signal?.addEventListener("abort", giveUp);
   try {
+    onProgress?.({ stage: "runtime", done: 0, total: 0 });
     const info = await link.request({ type: "load", model: name }, onProgress);
     return new Model(link, info);
   } catch (error) {
@@ -82,11 +89,13 @@ class Model {
    * @throws {TypeError} for a prompt that is no string or an option that does not exist
    */
   generate(prompt, options = {}) {
-    if (typeof prompt !== "string") throw new TypeError(`The prompt must be a string, not ${kind(prompt)}.`);
+    if (typeof prompt !== "string") {
+      throw new TypeError(`The prompt must be a string, not ${kind(prompt)}.`);
+    }
     const { signal, ...rest } = known(options, ["signal", ...Object.keys(OPTIONS)], "generate");
     const named = {};
     for (const [key, value] of Object.entries(rest)) {
-      if (value !== undefined && value !== null) named[OPTIONS[key]] = value; // null and undefined mean the default
+      if (value !== undefined && value !== null) named[OPTIONS[key]] = value; // else the default
     }
     return new Generation(this.#link, prompt, named, signal);
   }
@@ -103,13 +112,14 @@ class Model {
 
   /** Ends the worker and frees the GPU. What was still going on fails with a ClosedError. */
   close() {
-    this.#link.close(failure({ name: "ClosedError", message: "The model was closed. Load it again to go on." }));
+    const message = "The model was closed. Load it again to go on.";
+    this.#link.close(failure({ name: "ClosedError", message }));
   }
 }
 
 /**
- * One generation: an async iterator of pieces {text, ids, logprobs, top, row, finishReason}. The last piece's
- * finishReason is "stop", "length", "context" or "cancelled"; that of the others is null.
+ * One generation: an async iterator of pieces {text, ids, logprobs, top, row, finishReason}. The last
+ * piece's finishReason is "stop", "length", "context" or "cancelled"; that of the others is null.
  */
 class Generation {
   /** The seed in use, drawn by the model where none was given; null until the generation has started. */
@@ -139,7 +149,9 @@ class Generation {
   };
 
   next() {
-    if (this.#pieces.length > 0) return Promise.resolve({ value: this.#pieces.shift(), done: false });
+    if (this.#pieces.length > 0) {
+      return Promise.resolve({ value: this.#pieces.shift(), done: false });
+    }
     if (this.#error) {
       const error = this.#error;
       this.#error = null;
@@ -201,8 +213,8 @@ class Link {
   #closed = null; // the error that says why
 
   constructor() {
-    // A worker whose script is a blob inherits this page's Content-Security-Policy; one fetched from a host that
-    // sends no headers would run under none. The blob only imports worker.js by its absolute address.
+    // A worker whose script is a blob inherits this page's Content-Security-Policy; one fetched from
+    // a host that sends no headers would run under none. The blob only imports worker.js.
     const script = `import(${JSON.stringify(new URL("worker.js", here).href)})
       .catch((error) => postMessage({ type: "broken", message: String(error) }));`;
     const address = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
@@ -262,8 +274,8 @@ class Link {
       this.#early = null;
       for (const waiting of early) this.#worker.postMessage(waiting);
     } else if (message.type === "broken") {
-      const text = `The worker failed (${message.message}). Reload the page; if it stays, this copy of gpt2web is damaged.`;
-      this.close(failure({ name: "LoadError", message: text }));
+      const way = "Reload the page; if that does not help, this copy of gpt2web is damaged.";
+      this.close(failure({ name: "LoadError", message: `The worker failed: ${message.message}. ${way}` }));
     } else {
       this.#handlers.get(message.id)?.(message);
     }

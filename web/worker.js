@@ -12,10 +12,8 @@ starting.catch(() => {}); // told to whoever asks, below
 onmessage = async ({ data }) => {
   let runtime;
   try {
-    if (data.type === "load") postMessage({ type: "progress", id: data.id, stage: "runtime", done: 0, total: 0 });
     runtime = await starting;
-  } catch (error) {
-    const { name, message, stack } = error;
+  } catch ({ name, message, stack }) {
     postMessage({ type: "error", id: data.id, error: { name, message, detail: stack } });
     return;
   }
@@ -28,7 +26,8 @@ postMessage({ type: "ready" });
 async function start() {
   const indexURL = new URL("pyodide/", here).href;
   const [pyodide, wheels] = await Promise.all([loadPyodide({ indexURL }), fetchWheels(), adapterIsThere()]);
-  for (const wheel of wheels) pyodide.unpackArchive(wheel, "wheel");
+  const extractDir = pyodide.pyimport("site").getsitepackages().get(0);
+  for (const wheel of wheels) pyodide.unpackArchive(wheel, "wheel", { extractDir });
   const page = pyodide.pyimport("gpt2web.page").Page(here.href, post);
   return { pyodide, page };
 }
@@ -36,7 +35,9 @@ async function start() {
 /** Says at once, before a byte of the model is fetched, that there is nothing to run it on. */
 async function adapterIsThere() {
   if (await navigator.gpu?.requestAdapter()) return;
-  throw named("DeviceError", navigator.gpu ? "WebGPU found no graphics adapter here." : "This browser has no WebGPU.");
+  if (navigator.gpu) throw named("DeviceError", "WebGPU finds no graphics adapter here.");
+  if (isSecureContext) throw named("DeviceError", "This browser has no WebGPU.");
+  throw named("DeviceError", "Browsers keep WebGPU from addresses other than https:// and http://localhost.");
 }
 
 async function fetchWheels() {
@@ -49,7 +50,8 @@ async function fetchWheel({ file, sha256 }) {
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", archive));
   const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
   if (found === sha256) return archive;
-  throw named("LoadError", `wheels/${file} has sha256 ${found}, but wheels.json says ${sha256}: build or copy it again.`);
+  const problem = `wheels/${file} has sha256 ${found}, but wheels.json says ${sha256}`;
+  throw named("LoadError", `${problem}: build or copy it again.`);
 }
 
 async function get(path) {

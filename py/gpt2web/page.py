@@ -1,8 +1,8 @@
 """What web/worker.js calls: carries out the messages of web/gpt2web.js.
 
-The messages are listed at the top of gpt2web.js. Nothing here knows of the browser: messages come in as dicts,
-answers go out through ``post``, so it runs natively just as well. Keys of what goes out are spelled as JavaScript
-spells them. The model and the GPU are behind `GPT2CausalLM`.
+The messages are listed at the top of gpt2web.js. Nothing here knows of the browser: messages come
+in as dicts, answers go out through `post`, so it runs natively just as well. Keys of what goes out
+are spelled as JavaScript spells them. The model and the GPU are behind `GPT2CausalLM`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gpt2web.causal_lm import GPT2CausalLM
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.generate import Piece
 from gpt2web.gpu import DeviceError
+from gpt2web.tokenizer import GPT2Tokenizer
 
 Message = dict[str, Any]
 Post = Callable[[Message], object]
@@ -51,9 +52,9 @@ class Page:
                 case "cancel":
                     self.cancel(number)
                 case "tokenize":
-                    self.result(number, self.loaded().tokenize(message["text"]))
+                    self.result(number, self.tokenizer().encode_plain(message["text"]))
                 case "detokenize":
-                    self.result(number, self.loaded().detokenize(message["ids"]))
+                    self.result(number, self.tokenizer().detokenize(message["ids"]))
                 case unknown:
                     raise ValueError(f"there is no message of type {unknown!r}")
         except Exception as error:
@@ -106,6 +107,9 @@ class Page:
             raise ValueError("no model is loaded: load one first")
         return self.lm
 
+    def tokenizer(self) -> GPT2Tokenizer:
+        return self.loaded().preprocessor.tokenizer
+
     def result(self, number: int, value: object) -> None:
         self.post({"type": "result", "id": number, "value": value})
 
@@ -116,7 +120,7 @@ class Generation:
     def __init__(self, page: Page, number: int) -> None:
         self.page = page
         self.number = number
-        self.stream: Stream | None = None  # None while it waits for its turn
+        self.stream: Any = None  # None while it waits for its turn
         self.cancelled = False
         self.batch: list[Message] = []  # pieces not posted yet
         self.tokens = 0
@@ -159,9 +163,7 @@ class Generation:
                 "seconds": self.last - self.started,
             }
             batch, self.batch = self.batch, []
-            self.page.post(
-                {"type": "pieces", "id": self.number, "pieces": batch, "timing": timing}
-            )
+            self.page.post({"type": "pieces", "id": self.number, "pieces": batch, "timing": timing})
 
 
 def for_javascript(piece: Piece) -> Message:
@@ -177,7 +179,10 @@ def for_javascript(piece: Piece) -> Message:
 
 
 def describe(error: Exception) -> Message:
-    """An exception as {name, message, detail}: a public error's own text, or that something is broken here."""
+    """An exception as {name, message, detail}; detail is the traceback, for developers.
+
+    A public error speaks for itself; of any other the message says that something is broken here.
+    """
     detail = "".join(traceback.format_exception(error))
     for public in PUBLIC_ERRORS:
         if isinstance(error, public):

@@ -1,0 +1,587 @@
+"""The page, gpt2web.js and gpt2web.page: first page.py alone, then all of it in Chromium."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import CHROMIUM_FLAGS, ROOT, TestServer, find_chromium, serve_folder
+from gpt2web import page as page_module
+from gpt2web.checkpoint import CheckpointError
+from gpt2web.generate import Piece
+from gpt2web.gpu import DeviceError
+from playwright.sync_api import Browser, Page, expect
+
+WEB = ROOT / "web"
+LOAD_MS = 60_000  # Pyodide, the model and every pipeline on two cores
+WRITE_MS = 30_000
+POLICY = (
+    "default-src 'none'; script-src 'self' blob: 'wasm-unsafe-eval'; connect-src 'self'; "
+    "worker-src blob:; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'"
+)
+
+
+# --- page.py alone, with a model that says what it is told to ---------------------------------
+
+
+class ScriptedStream:
+    """Yields its texts; None among them is a wait for the GPU."""
+
+    def __init__(self, texts: list[str | None]) -> None:
+        self.texts, self.seed, self.cancelled = texts, 7, False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        for number, text in enumerate(self.texts):
+            if self.cancelled:
+                yield Piece("", [], None, None, 0, "cancelled")
+                return
+            if text is None:
+                await asyncio.sleep(0.001)
+                continue
+            last = number + 1 == len(self.texts)
+            yield Piece(text, [number], None, None, 0, "length" if last else None)
+
+
+class ScriptedModel:
+    """The prompt names the texts, separated by bars; "wait" waits, "fail" raises."""
+
+    def stream(self, prompt: str, **options: Any) -> ScriptedStream:
+        if prompt == "fail":
+            raise ValueError("the prompt fails")
+        return ScriptedStream([None if word == "wait" else word for word in prompt.split("|")])
+
+
+def answers_to(*messages: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a page with the scripted model posts when these messages come in together."""
+    posted: list[dict[str, Any]] = []
+
+    async def run() -> None:
+        page = page_module.Page("http://localhost/", posted.append)
+        page.lm = ScriptedModel()  # type: ignore[assignment]
+        await asyncio.gather(*(page.handle(message) for message in messages))
+        assert page.under_way == {}
+
+    asyncio.run(run())
+    return posted
+
+
+def generate(number: int, prompt: str) -> dict[str, Any]:
+    return {"type": "generate", "id": number, "prompt": prompt, "options": {}}
+
+
+def text_of(answers: list[dict[str, Any]], number: int) -> str:
+    batches = [a["pieces"] for a in answers if a["type"] == "pieces" and a["id"] == number]
+    return "".join(piece["text"] for batch in batches for piece in batch)
+
+
+def test_pieces_that_came_without_a_wait_travel_in_one_message() -> None:
+    started, first, second = answers_to(generate(1, "a|wait|b|c|d"))
+    assert started == {"type": "started", "id": 1, "seed": 7}
+    assert [piece["text"] for piece in first["pieces"]] == ["a"]
+    assert [piece["text"] for piece in second["pieces"]] == ["b", "c", "d"]
+    assert [piece["finishReason"] for piece in second["pieces"]] == [None, None, "length"]
+    timing = second["timing"]
+    assert timing["tokens"] == 4
+    assert 0 <= timing["firstToken"] < timing["seconds"]
+
+
+def test_two_generations_at_once_are_done_in_order() -> None:
+    answers = answers_to(generate(1, "a|wait|b"), generate(2, "c|wait|d"))
+    assert [answer["id"] for answer in answers] == sorted(answer["id"] for answer in answers)
+    assert (text_of(answers, 1), text_of(answers, 2)) == ("ab", "cd")
+
+
+def test_a_cancelled_generation_ends_with_a_piece_that_says_so_and_the_next_one_runs() -> None:
+    cancel = {"type": "cancel", "id": 1}
+    answers = answers_to(generate(1, "a|wait|b"), generate(2, "c|wait|d"), cancel)
+    assert "b" not in text_of(answers, 1)
+    assert [a for a in answers if a["id"] == 1][-1]["pieces"][-1]["finishReason"] == "cancelled"
+    assert text_of(answers, 2) == "cd"
+
+
+def test_a_waiting_generation_can_be_cancelled_and_a_finished_one_ignores_it() -> None:
+    answers = answers_to(
+        generate(1, "a|wait|b"), generate(2, "c"), {"type": "cancel", "id": 2}, generate(3, "e")
+    )
+    answers += answers_to({"type": "cancel", "id": 9})
+    assert (text_of(answers, 1), text_of(answers, 2), text_of(answers, 3)) == ("ab", "", "e")
+
+
+def test_an_error_is_an_answer_and_the_next_generation_runs() -> None:
+    answers = answers_to(generate(1, "fail"), generate(2, "a"), {"type": "nonsense", "id": 3})
+    error = next(a for a in answers if a["id"] == 1)["error"]
+    assert (error["name"], error["message"]) == ("ValueError", "the prompt fails")
+    assert "Traceback" in error["detail"]
+    assert text_of(answers, 2) == "a"
+    assert "nonsense" in next(a for a in answers if a["id"] == 3)["error"]["message"]
+
+
+@pytest.mark.parametrize("kind", [CheckpointError, DeviceError, FileNotFoundError, TypeError])
+def test_public_errors_keep_their_name_and_text(kind: type[Exception]) -> None:
+    described = page_module.describe(kind("what was wrong"))
+    assert (described["name"], described["message"]) == (kind.__name__, "what was wrong")
+
+
+def test_a_special_value_error_is_a_value_error_and_an_internal_error_says_it_is_one() -> None:
+    with pytest.raises(UnicodeEncodeError) as raised:
+        "\ud800".encode()
+    assert page_module.describe(raised.value)["name"] == "ValueError"
+    assert (
+        "should not have (ZeroDivisionError: by zero)"
+        in (page_module.describe(ZeroDivisionError("by zero"))["message"])
+    )
+
+
+# --- what the page's files hold ---------------------------------------------------------------
+
+
+def test_the_policy_is_in_the_page_and_nothing_is_inline() -> None:
+    html = (WEB / "index.html").read_text("utf-8")
+    assert f'http-equiv="Content-Security-Policy" content="{POLICY}"' in html
+    assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=", html)
+    assert not re.search(r"(src|href)=\"(https?:)?//", html)
+
+
+def test_nothing_is_ever_taken_as_html() -> None:
+    for file in WEB.glob("*.js"):
+        found = re.search(
+            r"innerHTML|outerHTML|insertAdjacent|document\.write|DOMParser", file.read_text()
+        )
+        assert found is None, (file.name, found)
+
+
+# --- the writing page in Chromium -------------------------------------------------------------
+
+
+def open_page(browser: Browser, url: str) -> Page:
+    page = browser.new_context().new_page()
+    page.goto(url)
+    expect(page.locator("#generate")).to_be_enabled(timeout=LOAD_MS)
+    return page
+
+
+@pytest.fixture(scope="module")
+def writer(browser: Browser, server: TestServer) -> Iterator[Page]:
+    """The page, loaded from its sub-path, with the model ready."""
+    page = open_page(browser, server.url)
+    yield page
+    page.context.close()
+
+
+def write(page: Page, prompt: str, length: int, seed: int = 5) -> str:
+    """Generates to the end and gives what was written."""
+    page.fill("#prompt", prompt)
+    page.fill("#max-new-tokens", str(length))
+    page.fill("#seed", str(seed))
+    page.click("#generate")
+    expect(page.locator("#story-foot")).to_be_visible(timeout=WRITE_MS)
+    return page.inner_text("#written")
+
+
+@pytest.mark.browser
+def test_the_page_writes_is_stopped_half_way_and_writes_again(writer: Page) -> None:
+    first = write(writer, "Once upon a time", 12)
+    assert len(first) > 12
+    assert writer.inner_text("#told") == "Once upon a time"
+    assert writer.inner_text("#finish") == "Stopped at the length that you set."
+    assert writer.inner_text("#figure-tokens") == "12"
+    assert writer.inner_text("#figure-seed") == "5"
+    assert float(writer.inner_text("#figure-speed")) > 0
+
+    writer.fill("#max-new-tokens", "300")
+    writer.click("#generate")
+    expect(writer.locator("#written")).not_to_be_empty(timeout=WRITE_MS)
+    writer.click("#stop")
+    expect(writer.locator("#finish")).to_have_text("Stopped by you.", timeout=WRITE_MS)
+    assert int(writer.inner_text("#figure-tokens")) < 300
+
+    assert write(writer, "Once upon a time", 12) == first
+
+
+@pytest.mark.browser
+def test_the_keyboard_is_enough(writer: Page) -> None:
+    writer.fill("#max-new-tokens", "300")
+    writer.focus("#prompt")
+    writer.keyboard.press("Control+Enter")
+    expect(writer.locator("#written")).not_to_be_empty(timeout=WRITE_MS)
+    writer.keyboard.press("Escape")
+    expect(writer.locator("#finish")).to_have_text("Stopped by you.", timeout=WRITE_MS)
+
+
+@pytest.mark.browser
+def test_the_seed_that_was_drawn_can_be_used_again(writer: Page) -> None:
+    writer.fill("#seed", "")
+    writer.fill("#max-new-tokens", "8")
+    writer.click("#generate")
+    expect(writer.locator("#story-foot")).to_be_visible(timeout=WRITE_MS)
+    text, seed = writer.inner_text("#written"), writer.inner_text("#figure-seed")
+    writer.click("#keep-seed")
+    assert writer.input_value("#seed") == seed
+    assert write(writer, writer.input_value("#prompt"), 8, int(seed)) == text
+
+
+@pytest.mark.browser
+def test_the_panel_says_what_is_running_and_that_it_is_software(writer: Page) -> None:
+    running = writer.inner_text("#running")
+    assert re.search(r"Parameters\s+5,885,952\b", running)
+    assert re.search(r"Context\s+384 tokens", running)
+    assert re.search(r"GPU memory\s+\d+\.\d MB", running)
+    for name in ("Adapter", "Precision", "Kernels", "Self-test"):
+        assert re.search(rf"{name}\s+\w+", running), name
+    assert "SwiftShader" in writer.inner_text("#software")
+    assert writer.input_value("#temperature") == "0.8"  # generation_config.json's
+    assert writer.input_value("#top-k") == "40"
+    assert "lose their thread" in writer.inner_text("#model-limits")
+    assert "5,885,952" in (writer.text_content("#model-card table") or "")
+
+
+@pytest.mark.browser
+def test_text_is_shown_as_text(writer: Page) -> None:
+    write(writer, "<b>bold</b><img src=x onerror=alert(1)>", 2)
+    assert writer.inner_text("#told") == "<b>bold</b><img src=x onerror=alert(1)>"
+    assert writer.locator("#story :is(b, img)").count() == 0
+
+
+@pytest.mark.browser
+def test_a_prompt_too_long_gives_a_choice(writer: Page) -> None:
+    writer.fill("#prompt", "The cat sat on the mat. " * 100)
+    writer.fill("#max-new-tokens", "3")
+    writer.click("#generate")
+    expect(writer.locator("#use-end")).to_be_visible(timeout=WRITE_MS)
+    assert re.search(r"has \d{3} tokens.* holds 384", writer.inner_text("#problem-text"))
+    writer.click("#use-end")
+    expect(writer.locator("#story-foot")).to_be_visible(timeout=WRITE_MS)
+    assert "Stopped at the length" in writer.inner_text("#finish")
+    assert not writer.is_visible("#problem")
+
+
+@pytest.mark.browser
+def test_a_field_that_is_not_valid_is_refused_and_the_next_try_works(writer: Page) -> None:
+    writer.fill("#prompt", "Once")
+    for field, value in (("#top-k", "0"), ("#max-new-tokens", "-1"), ("#seed", "4294967296")):
+        before = writer.input_value(field)
+        writer.fill(field, value)
+        writer.click("#generate")
+        assert writer.is_enabled("#generate")
+        assert writer.evaluate("() => '#' + document.activeElement.id") == field
+        writer.fill(field, before)
+    assert write(writer, "Once", 2) != ""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_nothing_sticks_out_sideways(writer: Page, width: int) -> None:
+    writer.set_viewport_size({"width": width, "height": 800})
+    for panel in writer.locator("details").all():
+        panel.evaluate("panel => { panel.open = true; }")
+    assert writer.evaluate("() => document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.browser
+def test_every_field_and_button_has_a_name(writer: Page) -> None:
+    fields = writer.locator("input, textarea, select")
+    assert fields.count() == 9
+    assert fields.evaluate_all("all => all.filter((one) => one.labels.length === 0).length") == 0
+    buttons = writer.locator("button:visible")
+    assert all(name.strip() for name in buttons.all_inner_texts())
+
+
+# --- privacy ------------------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+def test_nothing_is_fetched_while_it_writes(writer: Page, server: TestServer) -> None:
+    before = len(server.requests)
+    assert before > 10  # the counter counts
+    write(writer, "A bird", 20)
+    assert len(server.requests) == before
+
+
+@pytest.mark.browser
+def test_it_writes_with_the_server_stopped_and_asked_no_other_origin(
+    browser: Browser, own_server: TestServer
+) -> None:
+    context = browser.new_context()
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
+    page = context.new_page()
+    page.goto(own_server.url)
+    expect(page.locator("#generate")).to_be_enabled(timeout=LOAD_MS)
+    own_server.stop()
+    assert page.evaluate("() => fetch('style.css').then(() => 'there', () => 'gone')") == "gone"
+    assert len(write(page, "The moon", 12)) > 12
+    assert any(url.endswith(".wasm") for url in asked)  # the worker's requests are among them
+    assert any(url.endswith("model.safetensors") for url in asked)
+    others = [url for url in asked if not url.startswith((own_server.origin, "blob:"))]
+    assert others == []
+    context.close()
+
+
+TRY_FETCH = "url => fetch(url).then(() => 'out', () => 'blocked')"
+
+
+@pytest.mark.browser
+def test_the_worker_cannot_reach_another_origin_and_without_the_policy_it_can(
+    browser: Browser, writer: Page, dist: Path, second_origin: TestServer, tmp_path: Path
+) -> None:
+    (worker,) = writer.workers
+    assert writer.evaluate(TRY_FETCH, second_origin.url) == "blocked"
+    assert worker.evaluate(TRY_FETCH, second_origin.url) == "blocked"
+    assert second_origin.connections == 0
+
+    shutil.copytree(dist, tmp_path / "open", ignore=shutil.ignore_patterns("*.safetensors"))
+    html = (tmp_path / "open/index.html").read_text("utf-8")
+    stripped = re.sub(r"<meta http-equiv=\"Content-Security-Policy\".*?>", "", html)
+    assert len(stripped) < len(html)
+    (tmp_path / "open/index.html").write_text(stripped, encoding="utf-8")
+    server = serve_folder(tmp_path)
+    page = browser.new_page()
+    with page.expect_worker() as opened:
+        page.goto(f"{server.url}open/")
+    assert opened.value.evaluate(TRY_FETCH, second_origin.url) == "out"
+    assert len(second_origin.requests) == 1
+    page.context.close()
+    server.stop()
+
+
+# --- where it can't run -------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+def test_without_webgpu_it_says_what_to_do(browser: Browser, server: TestServer) -> None:
+    flags = [flag for flag in CHROMIUM_FLAGS if "webgpu" not in flag]
+    with browser.browser_type.launch(
+        executable_path=find_chromium(), args=[*flags, "--disable-gpu"], timeout=60_000
+    ) as other:
+        page = other.new_page()
+        page.goto(server.url)
+        expect(page.locator("#no-webgpu")).to_be_visible(timeout=LOAD_MS)
+        said = page.inner_text("main")
+        assert "Firefox" in said and "Safari" in said and "graphics acceleration" in said
+        assert not re.search(r"Traceback|Error|\.js:|\.py", said)
+        assert not page.is_visible("#problem") and not page.is_visible("#loading")
+        assert page.is_disabled("#generate")
+        assert "lose their thread" in page.inner_text("#model-limits")  # the rest still works
+
+
+@pytest.mark.browser
+def test_opened_as_a_file_it_says_in_one_sentence_what_to_do(page: Page, dist: Path) -> None:
+    page.goto((dist / "index.html").as_uri())
+    expect(page.locator("#not-started")).to_be_visible()
+    assert (
+        page.inner_text("#not-started").count(".")
+        == page.inner_text("#not-started").count("http.server") + 1
+    )
+    assert "python3 -m http.server" in page.inner_text("#not-started")
+    assert not page.is_visible("#generate")
+
+
+@pytest.mark.browser
+def test_the_sentence_for_files_is_not_seen_when_served(writer: Page) -> None:
+    assert writer.locator("#not-started").count() == 0
+
+
+# --- gpt2web.js from another page -----------------------------------------------------------------
+
+HELPERS = """async (address) => {
+  window.gpt2web = await import(address);
+  window.stages = [];
+  window.lm = await gpt2web.load("stories", { onProgress: (progress) => stages.push(progress) });
+  window.collect = async (generation) => {
+    const pieces = [];
+    for await (const piece of generation) pieces.push(piece);
+    return pieces;
+  };
+  window.problem = async (call) => {
+    try { await call(); } catch (error) {
+      return { name: error.name, message: error.message, isTypeError: error instanceof TypeError };
+    }
+    return null;
+  };
+}"""
+
+
+@pytest.fixture(scope="module")
+def other_page(browser: Browser, server: TestServer) -> Iterator[Page]:
+    """A bare page elsewhere on the same origin that has loaded a model with gpt2web.js."""
+    page = browser.new_page()
+    address = f"{server.origin}/quite/elsewhere.html"
+    page.route(
+        address, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html")
+    )
+    page.goto(address)
+    page.evaluate(HELPERS, server.url + "gpt2web.js")
+    yield page
+    page.context.close()
+
+
+@pytest.mark.browser
+def test_another_page_loads_it_and_hears_of_progress(other_page: Page) -> None:
+    info, stages = other_page.evaluate("() => [lm.info, stages]")
+    assert info["parameters"] == 5_885_952
+    assert info["software"] is True
+    assert {"adapter", "precision", "kernels", "selfTest", "gpuBytes", "context"} <= info.keys()
+    assert [stage["stage"] for stage in (stages[0], stages[-1])] == ["runtime", "check"]
+    model = [stage for stage in stages if stage["stage"] == "model"]
+    assert model[-1]["done"] == model[-1]["total"] > 10_000_000
+    done = [stage["done"] for stage in model]
+    assert done == sorted(done) and len(done) > 1
+
+
+@pytest.mark.browser
+def test_pieces_have_what_was_asked_for_and_a_seed_repeats_them(other_page: Page) -> None:
+    script = """async () => {
+      const generation = lm.generate("Once upon a time",
+        { maxNewTokens: 8, temperature: 0.9, topK: 30, seed: 7, logprobs: 2 });
+      const pieces = await collect(generation);
+      return { pieces, seed: generation.seed, timing: generation.timing };
+    }"""
+    first, second = other_page.evaluate(script), other_page.evaluate(script)
+    assert first["pieces"] == second["pieces"]
+    assert first["seed"] == 7
+    assert first["timing"]["tokens"] == 8
+    assert 0 < first["timing"]["firstToken"] <= first["timing"]["seconds"]
+    pieces = first["pieces"]
+    assert [piece["finishReason"] for piece in pieces][-1] == "length"
+    assert all(piece["finishReason"] is None for piece in pieces[:-1])
+    assert sum(len(piece["ids"]) for piece in pieces) == 8
+    assert all(value <= 0 for piece in pieces for value in piece["logprobs"])
+    assert all(len(top) == 2 for piece in pieces for top in piece["top"])
+
+
+@pytest.mark.browser
+def test_two_at_once_come_in_order_and_none_is_lost(other_page: Page) -> None:
+    ids = """pieces => pieces.flatMap((piece) => piece.ids)"""
+    script = f"""async () => {{
+      const ids = {ids};
+      const options = {{ maxNewTokens: 10, seed: 3 }};
+      const alone = [ids(await collect(lm.generate("A dog", options))),
+                     ids(await collect(lm.generate("A cat", options)))];
+      const order = [];
+      const both = await Promise.all(["A dog", "A cat"].map(async (prompt) => {{
+        const pieces = [];
+        for await (const piece of lm.generate(prompt, options)) {{
+          pieces.push(piece);
+          order.push(prompt);
+        }}
+        return ids(pieces);
+      }}));
+      return {{ alone, both, order }};
+    }}"""
+    result = other_page.evaluate(script)
+    assert result["both"] == result["alone"]
+    assert result["order"] == sorted(result["order"], reverse=True)
+
+
+@pytest.mark.browser
+def test_a_signal_and_a_break_cancel(other_page: Page) -> None:
+    result = other_page.evaluate("""async () => {
+      const stop = new AbortController();
+      const pieces = [];
+      const options = { maxNewTokens: 300, seed: 1, signal: stop.signal };
+      for await (const piece of lm.generate("Once", options)) {
+        pieces.push(piece);
+        stop.abort();
+      }
+      const before = await collect(lm.generate("Once", { signal: AbortSignal.abort() }));
+      const started = performance.now();
+      for await (const piece of lm.generate("Once", { maxNewTokens: 300, seed: 1 })) break;
+      await collect(lm.generate("Once", { maxNewTokens: 1 }));
+      return { pieces, before, seconds: (performance.now() - started) / 1000 };
+    }""")
+    assert result["pieces"][-1]["finishReason"] == "cancelled"
+    assert sum(len(piece["ids"]) for piece in result["pieces"]) < 100
+    assert [piece["finishReason"] for piece in result["before"]] == ["cancelled"]
+    assert result["seconds"] < 3  # 300 tokens take longer
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("call", "name", "words"),
+    [
+        ('lm.generate("a", { topk: 1 })', "TypeError", 'no option "topk"'),
+        ("lm.generate(7)", "TypeError", "must be a string, not number"),
+        ('gpt2web.load("stories", { onprogress() {} })', "TypeError", "onprogress"),
+        ('collect(lm.generate("a", { temperature: NaN }))', "ValueError", "temperature"),
+        ('collect(lm.generate("a", { topK: 0 }))', "ValueError", "top_k"),
+        ('collect(lm.generate("a", { topP: 0 }))', "ValueError", "top_p"),
+        ('collect(lm.generate("a", { maxNewTokens: -1 }))', "ValueError", "max_new_tokens"),
+        ('collect(lm.generate("a", { seed: 2 ** 32 }))', "ValueError", "seed"),
+        (r'collect(lm.generate("a\ud800b"))', "ValueError", "surrogate"),
+        ('collect(lm.generate("a b ".repeat(500)))', "ValueError", "384"),
+    ],
+)
+def test_bad_input_is_one_clear_error_and_the_next_call_works(
+    other_page: Page, call: str, name: str, words: str
+) -> None:
+    problem = other_page.evaluate(f"() => problem(() => {call})")
+    assert problem["name"] == name
+    assert words in problem["message"]
+    assert "Traceback" not in problem["message"] and "\n" not in problem["message"]
+    assert problem["isTypeError"] == (name == "TypeError")
+    assert other_page.evaluate('() => collect(lm.generate("a", { maxNewTokens: 1 }))')
+
+
+@pytest.mark.browser
+def test_an_empty_prompt_is_fine(other_page: Page) -> None:
+    pieces = other_page.evaluate('() => collect(lm.generate("", { maxNewTokens: 4, seed: 2 }))')
+    assert sum(len(piece["ids"]) for piece in pieces) == 4
+
+
+@pytest.mark.browser
+def test_tokens_and_text_go_both_ways(other_page: Page) -> None:
+    text = "Once upon a time, «ça» 🦊 <|endoftext|>"
+    ids = other_page.evaluate("text => lm.tokenize(text)", text)
+    assert 4095 not in ids  # typed text is plain
+    assert other_page.evaluate("ids => lm.detokenize(ids)", ids) == text
+
+
+@pytest.mark.browser
+def test_the_page_never_freezes_while_it_writes(other_page: Page) -> None:
+    longest, ticks = other_page.evaluate("""async () => {
+      let last = performance.now(), longest = 0, ticks = 0;
+      const timer = setInterval(() => {
+        const now = performance.now();
+        longest = Math.max(longest, now - last);
+        last = now;
+        ticks += 1;
+      }, 10);
+      await collect(lm.generate("Once", { maxNewTokens: 30, seed: 1 }));
+      clearInterval(timer);
+      return [longest, ticks];
+    }""")
+    assert ticks > 10
+    assert longest < 500  # ms, on two cores that also play the GPU
+
+
+@pytest.mark.browser
+def test_a_load_can_be_given_up_and_a_closed_model_says_so(other_page: Page) -> None:
+    workers = len(other_page.workers)
+    result = other_page.evaluate("""async () => {
+      const stop = new AbortController();
+      const options = { signal: stop.signal, onProgress: () => stop.abort() };
+      const given = await problem(() => gpt2web.load("stories", options));
+      const missing = await problem(() => gpt2web.load("no-such-model"));
+      const running = problem(() => collect(lm.generate("Once", { maxNewTokens: 300 })));
+      lm.close();
+      return [given, missing, await running, await problem(() => collect(lm.generate("a")))];
+    }""")
+    given, missing, running, later = result
+    assert given["name"] == "AbortError"
+    assert missing["name"] == "FileNotFoundError"
+    assert "no-such-model" in missing["message"]
+    assert running["name"] == later["name"] == "ClosedError"
+    # Closing ends the worker, and loads that fail leave none behind; Playwright hears of it later.
+    for _ in range(100):
+        if len(other_page.workers) < workers:
+            break
+        other_page.wait_for_timeout(50)
+    assert len(other_page.workers) == workers - 1
