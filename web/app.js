@@ -38,6 +38,7 @@ let writing = null; // what stops the generation under way
 
 async function start(name) {
   loading?.abort();
+  writing?.abort();
   lm?.close();
   lm = null;
   const mine = (loading = new AbortController());
@@ -50,6 +51,7 @@ async function start(name) {
   say("The model is loading.");
   try {
     const loaded = await load(name, { onProgress: showProgress, signal: mine.signal });
+    if (mine.signal.aborted) return loaded.close();
     lm = loaded;
     showRunning(lm.info);
     say("The model is ready.");
@@ -143,6 +145,7 @@ async function write() {
   hideProblem();
   setButtons();
   showText(prompt, "");
+  $("story").scrollIntoView({ block: "nearest" });
   $("story-foot").hidden = true;
   document.body.classList.add("writing");
   say("Writing.");
@@ -160,8 +163,11 @@ async function write() {
     }
     say(`${text.slice(spoken).trim()} ${FINISHES[last.finishReason]}`);
   } catch (error) {
-    if (!text) $("story").hidden = !($("story-empty").hidden = false);
-    await showPromptProblem(error, prompt);
+    if (!text) {
+      $("story").hidden = true;
+      $("story-empty").hidden = false;
+    }
+    if (error.name !== "ClosedError") await showPromptProblem(error, prompt); // else: another model
   } finally {
     writing = null;
     document.body.classList.remove("writing");
@@ -296,10 +302,12 @@ async function copy() {
   setTimeout(() => ($("copy").textContent = "Copy"), 2000);
 }
 
+/** Fills the picker; its first model, which index.html names, is being loaded meanwhile. */
 async function listModels() {
-  const response = await fetch(new URL("models.json", here));
-  const models = await response.json();
-  $("model").replaceChildren(...models.map(({ name, title }) => new Option(title, name)));
+  const models = await (await fetch(new URL("models.json", here))).json();
+  const chosen = $("model").value;
+  const options = models.map(({ name, title }) => new Option(title, name, false, name === chosen));
+  $("model").replaceChildren(...options);
 }
 
 // ---- The page itself ----
@@ -337,4 +345,5 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-listModels().then(() => start($("model").value), showProblem);
+start($("model").value);
+listModels().catch(() => {}); // the one that index.html names stays
