@@ -91,6 +91,7 @@ class Dispatch(NamedTuple):
     y: int
     z: int
     kernel: str
+    tensors: tuple[Tensor, ...]  # kept alive: submitting a freed one ends the process natively
 
 
 class Tensor:
@@ -284,7 +285,7 @@ class Device:
                 f"the kernel {name} needs {(x, y, z)} workgroups, the adapter allows {most:,} "
                 "per dimension: use a smaller model or batch"
             )
-        return Dispatch(pipeline, bind_group, x, y, z, name)
+        return Dispatch(pipeline, bind_group, x, y, z, name, tuple(bindings))
 
     def submit(
         self,
@@ -303,7 +304,7 @@ class Device:
         set_bind_group = compute_pass.set_bind_group
         dispatch_workgroups = compute_pass.dispatch_workgroups
         for _ in range(times):
-            for pipeline, bind_group, x, y, z, _kernel in dispatches:
+            for pipeline, bind_group, x, y, z, _kernel, _tensors in dispatches:
                 set_pipeline(pipeline)
                 set_bind_group(0, bind_group)
                 dispatch_workgroups(x, y, z)
