@@ -540,14 +540,16 @@ def command_test(arguments: list[str]) -> int:
         set_up_npm(dev=True)
         set_up_browser()
     build()
-    checks = [passes("ruff check"), passes("ruff format --check"), passes("mypy")]
+    failed = [name for name in ("ruff check", "ruff format --check", "mypy") if not passes(name)]
+    if failed:
+        say(f"Failed: {', '.join(failed)}. The tests run all the same.")
     runtime = CACHE / "runtime"
     runtime.mkdir(mode=0o700, exist_ok=True)
     drivers = os.pathsep.join(str(path) for path in find_vulkan_drivers().values())
     env = {"VK_DRIVER_FILES": drivers, "XDG_RUNTIME_DIR": str(runtime)}
     tests = [str(PYTHON), "-m", "pytest", "--durations=10", *arguments]
     status = subprocess.run(tests, cwd=ROOT, env={**os.environ, **env}).returncode
-    return status or int(not all(checks))
+    return status or int(bool(failed))
 
 
 def passes(check: str) -> bool:

@@ -13,8 +13,8 @@ LAYERS = (
     "arguments unicode_table",
     "config safetensors bpe vocabulary tokenizer packer",
     "preprocessor checkpoint webgpu gpu",
-    "kernels",
-    "weights backbone layers sampler selftest",
+    "kernels turn",
+    "weights backbone layers sampling samplers selftest",
     "causal_lm generate",
     "page convert __main__ __init__",
 )
@@ -87,7 +87,7 @@ def test_our_imports_run_one_way() -> None:
         ({"kernels": "def f():\n    from gpt2web import page"}, "kernels imports page, which lies"),
         ({"backbone": "import wgpu.backends"}, "backbone imports wgpu, which only"),
         ({"page": "if True:\n    from pyodide.ffi import x"}, "page imports pyodide, which only"),
-        ({"sampler": "import numpy as np"}, "sampler imports numpy where"),
+        ({"samplers": "import numpy as np"}, "samplers imports numpy where"),
         ({"helpers": ""}, "helpers is not in LAYERS"),
         (
             {"tokenizer": "from gpt2web.bpe import x", "bpe": "from gpt2web import tokenizer"},
