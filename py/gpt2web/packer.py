@@ -83,7 +83,7 @@ class StartEndPacker:
         if len(kinds | {type(pad)}) > 1:
             raise ValueError(
                 "wanted inputs, start_value, end_value and pad_value all ints or all strings, got "
-                f"{self._describe(pad)} for the inputs {inputs!r}"
+                f"start {start}, end {end}, pad {pad!r} and the inputs {inputs!r}"
             )
         packed = [[*start, *row[:room], *end] for row in rows]
         values = [self._pad(row, pad, length) for row in packed]
@@ -110,9 +110,6 @@ class StartEndPacker:
     def _pad(self, row: list[Any], pad: Any, length: int) -> list[Any]:
         padding = [pad] * (length - len(row))
         return padding + row if self.padding_side == "left" else row + padding
-
-    def _describe(self, pad: Any) -> str:
-        return f"start {self.start_value}, end {self.end_value}, pad {pad!r}"
 
 
 def _values(value: Any, name: str) -> list[Any]:

@@ -82,6 +82,8 @@ class BytePairTokenizer:
         self.dtype = _dtype_name(dtype)
         self.strict = bool(strict)
         self._unsplittable = _any_of(self.unsplittable_tokens)
+        self.vocabulary: dict[str, int] | None = None
+        self.merges: list[str] | None = None
         self.set_vocabulary_and_merges(vocabulary, merges)
 
     # Vocabulary
@@ -92,11 +94,11 @@ class BytePairTokenizer:
         """Set both, as in the constructor; merges of None clear both.
 
         ValueError: a rule that isn't two parts, a vocabulary that isn't token -> id, one without
-        the special tokens, or (strict) one without every part of the merges.
+        the special tokens, or (strict) one without every part of the merges. What was set before
+        then stays.
         """
-        self.vocabulary: dict[str, int] | None = None
-        self.merges: list[str] | None = None
         if merges is None:
+            self.vocabulary = self.merges = None
             return
         pairs = read_merges(merges)
         if vocabulary is None:
@@ -269,17 +271,17 @@ class BytePairTokenizer:
 
     def _id_bytes(self, token_id: int) -> bytes:
         try:
-            known = self._bytes.get(token_id)
-            if known is None:
-                token = self._tokens.get(operator.index(token_id), "")
-                # An unsplittable token was never written in the byte alphabet.
-                plain = token in self.unsplittable_tokens
-                known = token.encode() if plain else from_byte_alphabet(token)
-                if token:
-                    self._bytes[token_id] = known
-            return known
+            token_id = operator.index(token_id)
         except TypeError:
             raise ValueError(f"wanted whole numbers to detokenize, got {token_id!r}") from None
+        known = self._bytes.get(token_id)
+        if known is None:
+            if (token := self._tokens.get(token_id)) is None:
+                return b""
+            # An unsplittable token was never written in the byte alphabet.
+            plain = token in self.unsplittable_tokens
+            known = self._bytes[token_id] = token.encode() if plain else from_byte_alphabet(token)
+        return known
 
     # Configuration
 
