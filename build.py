@@ -63,7 +63,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 APT_INSTALL = "apt-get install -y chromium mesa-vulkan-drivers libvulkan1"
 NO_NETWORK = re.compile(
     r"name resolution|getaddrinfo|EAI_AGAIN|ENOTFOUND|ECONNREFUSED|ENETUNREACH|ETIMEDOUT|ECONNRESET"
-    r"|Failed to establish a new connection|Max retries exceeded|Could not resolve",
+    r"|Failed to establish a new connection|connection broken by|Max retries exceeded"
+    r"|from versions: none|Could not resolve",
 )
 
 
@@ -146,6 +147,7 @@ def step(title: str, command: list[str], log: str, env: dict[str, str] | None = 
 def failure_of(title: str, log_path: Path) -> str:
     """The sentence for a step that failed, read off its log."""
     text = log_path.read_text(encoding="utf-8", errors="replace")
+    title = title.partition(" (")[0]
     where = f"its output is in {os.path.relpath(log_path, ROOT)}"
     if NO_NETWORK.search(text):
         return f"{title} failed: the network cannot be reached; try again once it can ({where})."
@@ -249,7 +251,7 @@ def set_up_browser() -> None:
         return
     if os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get"):
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        step("Reading Debian's package lists", ["apt-get", "update"], "apt-update", quiet)
+        step("Reading apt's package lists", ["apt-get", "update"], "apt-update", quiet)
         step("Installing Chromium and a Vulkan driver", APT_INSTALL.split(), "apt-install", quiet)
     if missing():
         raise Refusal(

@@ -14,7 +14,7 @@ LAYERS = (
     "config safetensors bpe vocabulary tokenizer packer",
     "preprocessor checkpoint webgpu gpu",
     "kernels turn",
-    "weights backbone layers sampling samplers selftest",
+    "weights backbone layers sampling sampler samplers selftest",
     "causal_lm generate",
     "page convert __main__ __init__",
 )
