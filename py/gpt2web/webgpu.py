@@ -1,4 +1,4 @@
-"""The browser's half of the seam: wgpu-py's API over `navigator.gpu`, and model folders over `fetch`.
+"""The browser's half of the seam: wgpu-py's API over `navigator.gpu`, model folders over `fetch`.
 
 wgpu-py 0.32 has no browser backend (its `js_webgpu` is a stub). Importing this module registers one
 through `wgpu.backends._register_backend`, after which `wgpu.gpu` works under Pyodide with wgpu-py's
@@ -9,24 +9,26 @@ level, so that the module may be part of a Pyodide memory snapshot.
 
 Where a browser forces a difference from wgpu-native:
 
-- Nothing can block. `*_sync` methods, and `sync_wait()` of any promise, raise RuntimeError naming the
-  `*_async` twin; `GPUQueue.read_buffer` is refused likewise.
+- Nothing can block. `*_sync` methods, and `sync_wait()` of any promise, raise RuntimeError naming
+  the `*_async` twin; `GPUQueue.read_buffer` is refused likewise.
 - Errors arrive late. What Python can see is raised on the spot (sizes, alignment, ranges, unknown
-  names); the rest the browser reports by `uncapturederror`. The device keeps those errors, and the
-  next awaited promise of the same device raises the oldest, the later ones as its notes: in Chromium
-  they precede the promises of later calls, so a faulty submit fails the readback behind it.
-  `GPUDevice.uncaptured_errors` shows the last 16. Error scopes work, under wgpu-py's hidden names
-  (`push_error_scope`, `pop_error_scope_async`), and keep what they capture from being raised.
+  names); the rest the browser reports by `uncapturederror`. The device keeps those errors, and its
+  next promise to be settled (`map_async`, `on_submitted_work_done_async`) raises the oldest, the
+  others as notes: in Chromium they precede the promises of later calls, so a faulty submit fails
+  the readback behind it. `GPUDevice.uncaptured_errors` shows the last 16. Error scopes work, under
+  wgpu-py's hidden names (`push_error_scope`, `pop_error_scope_async`), and what they capture is not
+  raised again.
 - `create_compute_pipeline_async` raises the shader's own errors, with lines, as GPUValidationError,
   and otherwise GPUPipelineError, which is a GPUError here.
-- A lost device: `lost_async` gives GPUDeviceLostInfo once, and `lost_info` is that or None. Promises
-  pending then, or made later, raise GPUError beginning with "The GPU device was lost".
+- A lost device: `lost_async` resolves to GPUDeviceLostInfo, and `lost_info` is that, or None while
+  all is well. Promises pending then, or made later, raise a GPUError that begins with "The GPU
+  device was lost".
 - A browser's adapter gives one device only: ask for a new adapter for the next.
 
 `write_buffer`, `write_mapped` and `create_buffer_with_data` also take JavaScript typed arrays and
 ArrayBuffers, which never pass through the WASM heap.
 
-Source: https://www.w3.org/TR/webgpu/ and wgpu-py's `wgpu/_classes.py`, `backends/wgpu_native/_api.py`.
+Source: https://www.w3.org/TR/webgpu/, and wgpu-py's `_classes.py` and `wgpu_native/_api.py`.
 """
 
 from __future__ import annotations
@@ -34,16 +36,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 import js
 from pyodide.ffi import JsException, JsProxy, create_proxy, to_js
 from wgpu import classes, enums, flags, structs
-from wgpu._async import AwaitedType
 from wgpu._coreutils import ArrayLike, CanvasLike, str_flag_to_int
 from wgpu.backends import _register_backend
 
 from gpt2web.checkpoint import CheckpointError
+
+T = TypeVar("T")
 
 ERRORS_KEPT = 16
 LOSS_DELAY = 0.05  # seconds; a lost device rejects what is pending just before it says it is lost
@@ -51,7 +54,7 @@ LOSS_DELAY = 0.05  # seconds; a lost device rejects what is pending just before 
 SOFTWARE_ADAPTERS = ("swiftshader", "llvmpipe", "lavapipe", "basic render")
 
 
-# --- Names, descriptors, errors --------------------------------------------------------------------
+# --- Names, descriptors, errors ------------------------------------------------------------------
 
 
 def _to_dashes(name: str) -> str:
@@ -74,7 +77,7 @@ def _to_camel(name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Structs and dicts with JavaScript's keys, without what is None; GPU objects as JavaScript's."""
+    """Structs and dicts with JavaScript's keys and without None; GPU objects as JavaScript's."""
     if isinstance(value, classes.GPUObjectBase):
         return value._internal
     if isinstance(value, (structs.Struct, dict)):
@@ -138,11 +141,11 @@ def _gpu_error(error: Any) -> classes.GPUError:
 
 
 def _refuse_sync(twin: str) -> NoReturn:
-    raise RuntimeError(f"A browser can't wait without giving way to it: use `await {twin}` instead.")
+    raise RuntimeError(f"A browser can't block until this is done: use `await {twin}` instead.")
 
 
 def _byte_view(data: Any) -> Any:
-    """Any Python buffer, JavaScript typed array, DataView or ArrayBuffer as a JavaScript Uint8Array.
+    """A JavaScript Uint8Array of any Python buffer, typed array, DataView or ArrayBuffer.
 
     Python's bytes are copied; JavaScript's are only viewed.
     """
@@ -155,10 +158,10 @@ def _byte_view(data: Any) -> Any:
     raise TypeError(f"Expected bytes or a typed array, got a JavaScript {data.constructor.name}.")
 
 
-# --- Promises --------------------------------------------------------------------------------------
+# --- Promises ------------------------------------------------------------------------------------
 
 
-class GPUPromise(classes.GPUPromise[AwaitedType]):  # type: ignore[misc]
+class GPUPromise(classes.GPUPromise[T], Generic[T]):
     def _sync_wait(self) -> NoReturn:
         _refuse_sync(f"{self._title}_async()")
 
@@ -231,10 +234,10 @@ def _settle(
     return promise
 
 
-# --- GPU, adapter ----------------------------------------------------------------------------------
+# --- GPU, adapter --------------------------------------------------------------------------------
 
 
-class GPU(classes.GPU):  # type: ignore[misc]
+class GPU(classes.GPU):
     def request_adapter_async(
         self,
         *,
@@ -328,7 +331,7 @@ def _limits(js_limits: Any) -> dict[str, int]:
 def _adapter(adapter: Any) -> GPUAdapter:
     """The GPUAdapter for a JavaScript one.
 
-    Browsers leave `device` empty; it then holds what they do tell, for `summary` and error messages.
+    Browsers leave `device` empty; it then holds what they do tell, for `summary` and messages.
     """
     told = adapter.info
     info = {name: str(getattr(told, name, "")) for name in ("vendor", "architecture")}
@@ -352,11 +355,11 @@ def _adapter(adapter: Any) -> GPUAdapter:
     return GPUAdapter(adapter, features, _limits(adapter.limits), GPUAdapterInfo(details))
 
 
-class GPUAdapterInfo(classes.GPUAdapterInfo):  # type: ignore[misc]
+class GPUAdapterInfo(classes.GPUAdapterInfo):
     pass
 
 
-class GPUAdapter(classes.GPUAdapter):  # type: ignore[misc]
+class GPUAdapter(classes.GPUAdapter):
     def request_device_async(
         self,
         *,
@@ -365,11 +368,16 @@ class GPUAdapter(classes.GPUAdapter):  # type: ignore[misc]
         required_limits: dict[str, int | None] | None = None,
         default_queue: structs.QueueDescriptorStruct | None = None,
     ) -> GPUPromise[GPUDevice]:
-        """As wgpu-native, a limit that isn't named is the adapter's; one given as None, the default."""
+        """A limit not named is the adapter's, as in wgpu-native; None asks for the default."""
         if default_queue:
             _check_struct("QueueDescriptor", default_queue)
         names = [self._feature_name(feature) for feature in required_features]
-        limits: dict[str, int | None] = dict(self._limits)
+        # The limits of render stages stay out: asked for, they raise those of every stage.
+        limits: dict[str, int | None] = {
+            name: value
+            for name, value in self._limits.items()
+            if not name.endswith(("-in-vertex-stage", "-in-fragment-stage"))
+        }
         for name, value in (required_limits or {}).items():
             limits[self._limit_name(name)] = value
         descriptor = _descriptor(
@@ -415,10 +423,10 @@ class GPUAdapter(classes.GPUAdapter):  # type: ignore[misc]
         return dashed
 
 
-# --- Device ----------------------------------------------------------------------------------------
+# --- Device --------------------------------------------------------------------------------------
 
 
-class GPUDevice(classes.GPUDevice):  # type: ignore[misc]
+class GPUDevice(classes.GPUDevice):
     def __init__(
         self,
         label: str,
@@ -448,7 +456,7 @@ class GPUDevice(classes.GPUDevice):  # type: ignore[misc]
 
     @property
     def lost_info(self) -> GPUDeviceLostInfo | None:
-        """Why the device was lost; None while it works. After destroy() the reason is "destroyed"."""
+        """Why the device was lost ("destroyed" after destroy()); None while it works."""
         return self._health.lost
 
     @property
@@ -484,8 +492,8 @@ class GPUDevice(classes.GPUDevice):  # type: ignore[misc]
         size, usage = int(size), _flags(flags.BufferUsage, usage)
         if size < 0 or size % 4:
             raise ValueError(
-                f"A buffer's size must be a multiple of 4 bytes, but {label or 'this one'} has {size}: "
-                f"round it up to {max(size + 3, 0) // 4 * 4}."
+                f"A buffer's size must be a multiple of 4 bytes, but {label or 'this one'} has "
+                f"{size}: round it up to {max(size + 3, 0) // 4 * 4}."
             )
         largest = self._limits["max-buffer-size"]
         if size > largest:
@@ -518,7 +526,7 @@ class GPUDevice(classes.GPUDevice):  # type: ignore[misc]
         for entry in entries:
             _check_struct("BindGroupLayoutEntry", entry)
             if entry.get("buffer") is None:
-                raise NotImplementedError("This backend computes only: it binds nothing but buffers.")
+                raise NotImplementedError("This backend computes only: it binds only buffers.")
             _check_struct("BufferBindingLayout", entry["buffer"])
             visibility = _flags(flags.ShaderStage, entry["visibility"])
             made.append({**entry, "visibility": visibility})
@@ -662,10 +670,10 @@ class GPUDevice(classes.GPUDevice):  # type: ignore[misc]
         return _settle("pop_error_scope", _call(self._internal.popErrorScope), handler)
 
 
-# --- Resources -------------------------------------------------------------------------------------
+# --- Resources -----------------------------------------------------------------------------------
 
 
-class GPUBuffer(classes.GPUBuffer):  # type: ignore[misc]
+class GPUBuffer(classes.GPUBuffer):
     def __init__(
         self, label: str, internal: Any, device: GPUDevice, size: int, usage: int, map_state: str
     ) -> None:
@@ -738,9 +746,7 @@ class GPUBuffer(classes.GPUBuffer):  # type: ignore[misc]
             undo=undo,
         )
 
-    def map_sync(
-        self, mode: flags.MapModeFlags, offset: int = 0, size: int | None = None
-    ) -> None:
+    def map_sync(self, mode: flags.MapModeFlags, offset: int = 0, size: int | None = None) -> None:
         _refuse_sync("buffer.map_async()")
 
     def unmap(self) -> None:
@@ -756,7 +762,7 @@ class GPUBuffer(classes.GPUBuffer):  # type: ignore[misc]
         *,
         copy: bool = True,
     ) -> memoryview:
-        """Always a copy, as Python can't look into JavaScript's memory; read-only if copy is False."""
+        """Always a copy, as Python can't see JavaScript's memory; read-only if copy is False."""
         if self._map_state != enums.BufferMapState.mapped:
             raise RuntimeError("Can only read from a buffer if its mapped.")
         begin, _, mode = self._mapped_status
@@ -782,19 +788,19 @@ class GPUBuffer(classes.GPUBuffer):  # type: ignore[misc]
         self._on_unmapped()
 
 
-class GPUBindGroupLayout(classes.GPUBindGroupLayout):  # type: ignore[misc]
+class GPUBindGroupLayout(classes.GPUBindGroupLayout):
     pass
 
 
-class GPUBindGroup(classes.GPUBindGroup):  # type: ignore[misc]
+class GPUBindGroup(classes.GPUBindGroup):
     pass
 
 
-class GPUPipelineLayout(classes.GPUPipelineLayout):  # type: ignore[misc]
+class GPUPipelineLayout(classes.GPUPipelineLayout):
     pass
 
 
-class GPUShaderModule(classes.GPUShaderModule):  # type: ignore[misc]
+class GPUShaderModule(classes.GPUShaderModule):
     def __init__(self, label: str, internal: Any, device: GPUDevice, code: str) -> None:
         super().__init__(label, internal, device)
         self._code = code  # to show the line an error is in
@@ -819,25 +825,25 @@ class GPUShaderModule(classes.GPUShaderModule):  # type: ignore[misc]
         return classes.GPUValidationError("\n".join([f"Shader {name} does not compile:", *told]))
 
 
-class GPUComputePipeline(classes.GPUComputePipeline):  # type: ignore[misc]
+class GPUComputePipeline(classes.GPUComputePipeline):
     def get_bind_group_layout(self, index: int) -> GPUBindGroupLayout:
         layout = _call(self._internal.getBindGroupLayout, index)
         return GPUBindGroupLayout("", layout, self._device)
 
 
-class GPUQuerySet(classes.GPUQuerySet):  # type: ignore[misc]
+class GPUQuerySet(classes.GPUQuerySet):
     def destroy(self) -> None:
         self._internal.destroy()
 
 
-# --- Commands --------------------------------------------------------------------------------------
+# --- Commands ------------------------------------------------------------------------------------
 
 
-class GPUCommandBuffer(classes.GPUCommandBuffer):  # type: ignore[misc]
+class GPUCommandBuffer(classes.GPUCommandBuffer):
     pass
 
 
-class GPUDebugCommandsMixin(classes.GPUDebugCommandsMixin):  # type: ignore[misc]
+class GPUDebugCommandsMixin(classes.GPUDebugCommandsMixin):
     _internal: Any
 
     def push_debug_group(self, group_label: str) -> None:
@@ -850,7 +856,7 @@ class GPUDebugCommandsMixin(classes.GPUDebugCommandsMixin):  # type: ignore[misc
         self._internal.insertDebugMarker(marker_label)
 
 
-class GPUCommandEncoder(GPUDebugCommandsMixin, classes.GPUCommandEncoder):  # type: ignore[misc]
+class GPUCommandEncoder(GPUDebugCommandsMixin, classes.GPUCommandEncoder):
     def begin_compute_pass(
         self,
         *,
@@ -917,9 +923,7 @@ def _check_span(what: str, buffer: GPUBuffer, offset: int, size: int) -> None:
         )
 
 
-class GPUComputePassEncoder(  # type: ignore[misc]
-    GPUDebugCommandsMixin, classes.GPUComputePassEncoder
-):
+class GPUComputePassEncoder(GPUDebugCommandsMixin, classes.GPUComputePassEncoder):
     """The only calls made for every kernel, so JavaScript's methods are bound once per pass.
 
     Arguments that JavaScript itself refuses raise its JsException.
@@ -974,7 +978,7 @@ class GPUComputePassEncoder(  # type: ignore[misc]
         self._internal.end()
 
 
-class GPUQueue(classes.GPUQueue):  # type: ignore[misc]
+class GPUQueue(classes.GPUQueue):
     def submit(self, command_buffers: Sequence[GPUCommandBuffer]) -> None:
         self._internal.submit(to_js([commands._internal for commands in command_buffers]))
 
@@ -1007,8 +1011,8 @@ class GPUQueue(classes.GPUQueue):  # type: ignore[misc]
         self, buffer: GPUBuffer, buffer_offset: int = 0, size: int | None = None
     ) -> NoReturn:
         raise RuntimeError(
-            "queue.read_buffer() would block, which a browser can't: copy to a buffer with MAP_READ, "
-            "then `await buffer.map_async('READ')` and `buffer.read_mapped()`."
+            "queue.read_buffer() would block, which a browser can't: copy to a buffer with "
+            "MAP_READ, then `await buffer.map_async('READ')` and `buffer.read_mapped()`."
         )
 
     def on_submitted_work_done_async(self) -> GPUPromise[None]:
@@ -1020,14 +1024,14 @@ class GPUQueue(classes.GPUQueue):  # type: ignore[misc]
         _refuse_sync("queue.on_submitted_work_done_async()")
 
 
-# --- Errors and information ------------------------------------------------------------------------
+# --- Errors and information ----------------------------------------------------------------------
 
 
-class GPUDeviceLostInfo(classes.GPUDeviceLostInfo):  # type: ignore[misc]
+class GPUDeviceLostInfo(classes.GPUDeviceLostInfo):
     pass
 
 
-class GPUPipelineError(classes.GPUPipelineError, classes.GPUError):  # type: ignore[misc]
+class GPUPipelineError(classes.GPUPipelineError, classes.GPUError):
     """Also a GPUError, as what wgpu-native raises for a faulty pipeline is."""
 
     @property
@@ -1036,19 +1040,36 @@ class GPUPipelineError(classes.GPUPipelineError, classes.GPUError):  # type: ign
         return str(self._options["reason"])
 
 
-class GPUCompilationMessage(classes.GPUCompilationMessage):  # type: ignore[misc]
+class GPUCompilationMessage(classes.GPUCompilationMessage):
     def __init__(self, message: Any) -> None:
-        self._message = message
+        self._message = message  # JavaScript's
 
-    message = property(lambda self: str(self._message.message))
-    type = property(lambda self: str(self._message.type))
-    line_num = property(lambda self: int(self._message.lineNum))
-    line_pos = property(lambda self: int(self._message.linePos))
-    offset = property(lambda self: int(self._message.offset))
-    length = property(lambda self: int(self._message.length))
+    @property
+    def message(self) -> str:
+        return str(self._message.message)
+
+    @property
+    def type(self) -> str:
+        return str(self._message.type)
+
+    @property
+    def line_num(self) -> int:
+        return int(self._message.lineNum)
+
+    @property
+    def line_pos(self) -> int:
+        return int(self._message.linePos)
+
+    @property
+    def offset(self) -> int:
+        return int(self._message.offset)
+
+    @property
+    def length(self) -> int:
+        return int(self._message.length)
 
 
-class GPUCompilationInfo(classes.GPUCompilationInfo):  # type: ignore[misc]
+class GPUCompilationInfo(classes.GPUCompilationInfo):
     def __init__(self, info: Any) -> None:
         self._messages = [GPUCompilationMessage(message) for message in info.messages]
 
@@ -1061,7 +1082,7 @@ gpu = GPU()
 _register_backend(gpu)
 
 
-# --- A model's folder over fetch -------------------------------------------------------------------
+# --- A model's folder over fetch -----------------------------------------------------------------
 
 
 class FetchFolder:
@@ -1108,7 +1129,9 @@ class FetchFolder:
             raise CheckpointError(f"{url} could not be fetched: {error.message}") from None
         status = int(response.status)
         if status in (404, 410):
-            problem: Exception = FileNotFoundError(f"{url}: the server has no such file ({status}).")
+            problem: Exception = FileNotFoundError(
+                f"{url}: the server has no such file ({status})."
+            )
         elif not response.ok:
             problem = CheckpointError(
                 f"{url} could not be fetched: the server answered {status} {response.statusText}."
@@ -1178,10 +1201,12 @@ class FetchStream:
                     f"{self._url}: the transfer broke after {came} of {self.size} bytes: "
                     f"{error.message}"
                 ) from None
+            if self._reader is None:
+                raise ValueError(f"{self._url} was closed while it was read.")
             if part.done:
                 raise CheckpointError(
-                    f"{self._url} ends after {self._done + filled} bytes, where {count} were wanted "
-                    f"from byte {self._done} on: it is cut short, or not the file it should be."
+                    f"{self._url} ends after {self._done + filled} bytes, where {count} were "
+                    f"wanted from byte {self._done} on: it is cut short, or not the right file."
                 )
             if part.value.byteLength:
                 return part.value
