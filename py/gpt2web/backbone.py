@@ -7,6 +7,7 @@ a chunk of prompt tokens. Nothing is made per token: the lists are recorded on b
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from gpt2web import kernels
@@ -146,6 +147,7 @@ class Decoder:
             self.splits = device.tensor((rows, heads, ceil_div(length, SPLIT), config.head_dim + 2))
         self.short_step = self._record_step(None)
         self.long_step = self._record_step(self.splits) if self.splits else self.short_step
+        self.cached: list[list[int]] = [[] for _ in range(rows)]  # ids whose k and v are in the cache
         self._prefills: dict[int, list[Dispatch]] = {}
         self._chunk: _Chunk | None = None
 
@@ -197,7 +199,7 @@ class Decoder:
         ]
         return calls
 
-    def prefill(self, spans: list[tuple[int, int, list[int]]]) -> int:
+    def prefill(self, spans: Sequence[tuple[int, int, list[int]]]) -> int:
         """Put the keys and values of tokens into the cache: (row, first position, ids) each.
 
         Submits the first chunk's worth and returns how many ids it took, in order of the spans.
