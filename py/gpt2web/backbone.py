@@ -1,7 +1,7 @@
 """GPT-2 as a flat list of kernel calls, recorded once for a batch and replayed for every token.
 
-`Decoder.step` is the model, top to bottom, for one token of each row; `Decoder.prefill` the same for
-a chunk of prompt tokens. Nothing is made per token: the lists are recorded on buffers that stay.
+`Decoder.step` is the model, top to bottom, for one token of each row; `Decoder.prefill` the same
+for a chunk of prompt tokens. Nothing is made per token: lists are recorded on buffers that stay.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class GPT2Backbone:
 
 
 class Decoder:
-    """What `rows` rows of at most `length` tokens need: cache, state, activations, recorded lists."""
+    """What `rows` rows of at most `length` tokens need: cache, state, activations, recordings."""
 
     def __init__(
         self, device: Device, config: GPT2Config, weights: Weights, rows: int, length: int
@@ -125,7 +125,7 @@ class Decoder:
             raise ValueError(f"a batch has 1 to {MAX_ROWS} rows, got {rows}")
         if not 1 <= length <= config.max_sequence_length:
             raise ValueError(
-                f"length must be 1 to max_sequence_length {config.max_sequence_length}, got {length}"
+                f"length must be 1 to {config.max_sequence_length} (max_sequence_length), got {length}"
             )
         self.device = device
         self.config = config
@@ -147,7 +147,8 @@ class Decoder:
             self.splits = device.tensor((rows, heads, ceil_div(length, SPLIT), config.head_dim + 2))
         self.short_step = self._record_step(None)
         self.long_step = self._record_step(self.splits) if self.splits else self.short_step
-        self.cached: list[list[int]] = [[] for _ in range(rows)]  # ids whose k and v are in the cache
+        # ids whose keys and values are in the cache, row by row
+        self.cached: list[list[int]] = [[] for _ in range(rows)]
         self._prefills: dict[int, list[Dispatch]] = {}
         self._chunk: _Chunk | None = None
 

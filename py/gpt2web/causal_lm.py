@@ -41,8 +41,8 @@ class GPT2CausalLM:
             size = preprocessor.tokenizer.vocabulary_size()
             if size != backbone.config.vocabulary_size:
                 raise ValueError(
-                    f"the tokenizer has {size:,} ids, the model {backbone.config.vocabulary_size:,}:"
-                    " they must come from the same model"
+                    f"the tokenizer has {size:,} ids, the model "
+                    f"{backbone.config.vocabulary_size:,}: they must come from the same model"
                 )
         self.backbone = backbone
         self.preprocessor = preprocessor
@@ -89,7 +89,7 @@ class GPT2CausalLM:
                 only_f16 = all(entry.dtype == "F16" for entry in checkpoint.entries)
                 precision = "f16" if only_f16 else "f32"
             device = await Device.request(adapter)
-            self_test = await selftest.run(device, precision)
+            precision, self_test = await selftest.run(device, precision)
             backbone = GPT2Backbone.from_config(config, precision=precision, device=device)
             await backbone.load(checkpoint, progress)
         finally:
@@ -324,7 +324,7 @@ class GPT2CausalLM:
 
 
 def open_folder(preset: str | Path, base_url: str | None = None) -> Folder:
-    """The folder of a bundled model's name, or of a path. In the page: models/<name>/ at base_url."""
+    """The folder of a bundled model's name, or of a path; in the page models/<name> at base_url."""
     if sys.platform == "emscripten":
         from gpt2web.webgpu import FetchFolder
 

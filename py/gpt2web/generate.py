@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, Self
 
 from gpt2web import kernels
 from gpt2web.backbone import Decoder
-from gpt2web.gpu import MAX_ROWS, Dispatch, Readback, finished
+from gpt2web.gpu import MAX_ROWS, Dispatch, Readback
 from gpt2web.sampling import Sampling, bit_words
 from gpt2web.tokenizer import GPT2Tokenizer
 from gpt2web.turn import Turn
@@ -129,7 +129,7 @@ class _Submit(NamedTuple):
 
 
 class Run:
-    """Prompts going through a session: `prefill` until it is done, then `read` while any row runs."""
+    """Prompts going through a session: `prefill` until done, then `read` while any row runs."""
 
     def __init__(
         self, session: Session, requests: Sequence[Request], steps_per_submit: int | None = None
@@ -163,7 +163,7 @@ class Run:
             decoder.cached[row] += ids[:here]
             self._spans[i] = (row, position + here, ids[here:])
         if any(ids for _, _, ids in self._spans):
-            await finished(decoder.device.queue.on_submitted_work_done_async())
+            await decoder.device.settled()
             return False
         self._write_rows()
         return True

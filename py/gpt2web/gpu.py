@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
 
 if sys.platform == "emscripten":
-    import gpt2web.webgpu  # registers the browser's backend
+    pass  # registers the browser's backend
 import wgpu
 
 MAX_ROWS = 256  # rows of a batch: what state.wgsl and sampling.wgsl declare
@@ -48,11 +48,17 @@ class DeviceError(Exception):
 
 
 async def finished(promise: Awaitable[T]) -> T:
-    """The result of a wgpu promise: awaited, or, under block_on, waited for."""
-    if _blocking.get():
-        result: T = promise.sync_wait()  # type: ignore[attr-defined]
-        return result
-    return await promise
+    """The result of a wgpu promise: awaited, or, under block_on, waited for.
+
+    Raises DeviceError for what the GPU reports; in the page, errors of earlier calls come here too.
+    """
+    try:
+        if _blocking.get():
+            result: T = promise.sync_wait()  # type: ignore[attr-defined]
+            return result
+        return await promise
+    except wgpu.GPUError as error:
+        raise DeviceError(f"the GPU reports: {error}") from error
 
 
 def is_blocking() -> bool:
@@ -124,11 +130,10 @@ class Tensor:
             self.buffer.destroy()
             self.buffer = None
 
-    async def read(self) -> memoryview:
+    async def read(self) -> Any:
         """The values, copied to the CPU: a memoryview of `shape`, format "f" or "I"."""
         data = await self.device.read(self, 4 * self.size)
-        flat = data.cast("B").cast("f" if self.dtype == "f32" else "I")
-        return flat.cast("B").cast(flat.format, self.shape) if 0 not in self.shape else flat  # type: ignore[call-overload, no-any-return]
+        return shaped(data, self.shape, "f" if self.dtype == "f32" else "I")
 
     def numpy(self) -> Any:
         """The values as a numpy array (natively, where numpy is installed)."""
@@ -146,6 +151,7 @@ class Device:
         self.queue = device.queue
         self.limits: dict[str, int] = {name: device.limits[name] for name in DEFAULT_LIMITS}
         self.live: dict[int, int] = {}  # id of a live tensor -> bytes
+        self._fence: tuple[Tensor, Readback] | None = None  # of settled()
         self._modules: dict[str, Any] = {}
         self._pipelines: dict[tuple[str, tuple[tuple[str, float], ...]], Any] = {}
 
@@ -240,10 +246,22 @@ class Device:
         finally:
             staging.destroy()
 
+    async def settled(self) -> None:
+        """Wait until all that is submitted has been done.
+
+        Through a readback: on_submitted_work_done_async of wgpu-py 0.32.0 does not work natively.
+        """
+        if self._fence is None:
+            self._fence = self.tensor((4,)), self.readback(16)
+        source, readback = self._fence
+        self.submit([], copies=[(source, 0, readback, 0, 16)])
+        readback.map()
+        await readback.take(16)
+
     def kernel(
         self,
         name: str,
-        constants: dict[str, float],
+        constants: Mapping[str, float],
         bindings: Sequence[Tensor],
         groups: tuple[int, ...],
     ) -> Dispatch:
@@ -265,7 +283,7 @@ class Device:
                     compute={
                         "module": self._modules[name],
                         "entry_point": "main",
-                        "constants": constants,
+                        "constants": dict(constants),
                     },
                 )
             except wgpu.GPUError as error:
@@ -322,6 +340,7 @@ class Device:
 
     def destroy(self) -> None:
         """Free the device and everything on it."""
+        self._fence = None
         self._pipelines.clear()
         self._modules.clear()
         self.device.destroy()
@@ -356,6 +375,12 @@ class Readback:
 
     def __del__(self) -> None:
         self.destroy()
+
+
+def shaped(data: memoryview, shape: tuple[int, ...], format: str) -> Any:
+    """Bytes as a memoryview of a shape; flat where a length is 0, which memoryview cannot have."""
+    flat = data.cast("B")
+    return flat.cast(format) if 0 in shape else flat.cast(format, shape)  # type: ignore[call-overload]
 
 
 def shader_source(name: str) -> str:

@@ -1,1 +1,180 @@
-async def run(device, precision): return "passed"
+"""Known answers: does this GPU compute what it should?
+
+A one-layer GPT-2 of fixed weights goes through the kernels that a model uses: packing, a prompt
+over two splits of the cache, and a step each way. What every kernel leaves in its buffer is
+compared with answers.json, which tests/record_answers.py writes from the numpy reference.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from array import array
+from collections.abc import AsyncIterator, Iterator
+from importlib.resources import files
+
+from gpt2web.backbone import Decoder
+from gpt2web.checkpoint import TensorEntry, tensor_shapes
+from gpt2web.config import GPT2Config
+from gpt2web.generate import Request, Run, Session
+from gpt2web.gpu import Device, DeviceError, Tensor
+from gpt2web.safetensors import Stream
+from gpt2web.sampling import Sampling
+from gpt2web.weights import Weights
+
+CONFIG = GPT2Config(
+    vocabulary_size=37,
+    num_layers=1,
+    num_heads=2,
+    hidden_dim=8,
+    intermediate_dim=12,
+    max_sequence_length=280,
+)
+PROMPTS = {"long": 271, "short": 12}  # ids: beyond one split of the cache, and within it
+SAMPLING = Sampling(temperature=1.5, top_k=20, top_p=0.9, min_p=0.01, repetition_penalty=1.1)
+SEED = 11
+ALTERNATIVES = 3
+TOLERANCE = 1e-4  # of a buffer's largest value; f32 over these few terms is 100 times closer
+
+# What each buffer tells about: the kernels that filled it since the one before.
+BUFFERS = {
+    "q": "pack, embed or qkv",
+    "attended": "embed_chunk, norm_chunk, matmul, append_chunk, attention_chunk or attention",
+    "hidden_units": "project or fc",
+    "logits": "project or head",
+    "scores": "scores",
+}
+
+
+def numbers(seed: int) -> Iterator[float]:
+    """Endless multiples of 1/256 in -0.5..0.5, exact in f16; a linear congruential generator."""
+    while True:
+        seed = (1103515245 * seed + 12345) & 0x7FFFFFFF
+        yield ((seed >> 16) % 257 - 128) / 256
+
+
+def fixed_weights() -> dict[str, array[float]]:
+    """The test model's tensors under their checkpoint names, flat."""
+    source = numbers(1)
+    weights = {}
+    for name, shape in tensor_shapes(CONFIG).items():
+        gain = 1.0 if name.rsplit(".", 2)[-2].startswith("ln_") and name.endswith("weight") else 0.0
+        values = (gain + 2 * next(source) for _ in range(math.prod(shape)))
+        weights[name] = array("f", values)
+    return weights
+
+
+def prompt(count: int) -> list[int]:
+    """Fixed ids."""
+    source = numbers(count)
+    return [int((next(source) + 0.5) * 256) % CONFIG.vocabulary_size for _ in range(count)]
+
+
+class _FixedCheckpoint:
+    """fixed_weights as a checkpoint."""
+
+    def __init__(self) -> None:
+        self.weights = fixed_weights()
+        self.total_bytes = sum(4 * len(values) for values in self.weights.values())
+
+    async def tensors(self) -> AsyncIterator[tuple[TensorEntry, Stream]]:
+        for name, shape in tensor_shapes(CONFIG).items():
+            data = self.weights[name].tobytes()
+            yield TensorEntry(name, "F32", shape, len(data)), _Bytes(data)
+
+
+class _Bytes:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.size = len(data)
+
+    async def read_bytes(self, count: int) -> bytes:
+        data, self.data = self.data[:count], self.data[count:]
+        return data
+
+    read = read_bytes
+
+    def close(self) -> None:
+        pass
+
+
+async def compute(device: Device, precision: str) -> dict[str, list[float]]:
+    """What the device leaves in each buffer: {"long/q": values, ...}, and {"long/ring": [id,
+    log-probability, then alternatives with theirs]}."""
+    weights = Weights(device, CONFIG, precision)
+    decoder = Decoder(device, CONFIG, weights, 1, CONFIG.max_sequence_length)
+    session = Session(decoder, ALTERNATIVES)
+    try:
+        await weights.load(_FixedCheckpoint())
+        found: dict[str, list[float]] = {}
+        for name, count in PROMPTS.items():
+            decoder.cached[0] = []
+            request = Request(prompt(count), SAMPLING, SEED, 0, 1, frozenset())
+            run = Run(session, [request])
+            while not await run.prefill():
+                pass
+            (chosen,) = await run.read()
+            assert chosen.logprob is not None and chosen.top is not None
+            alternatives = [value for pair in chosen.top for value in pair]
+            found[f"{name}/ring"] = [chosen.id, chosen.logprob, *alternatives]
+            tensors = {"scores": session.scores} | vars(decoder)
+            read = await _read_together(device, [tensors[buffer] for buffer in BUFFERS])
+            found |= {f"{name}/{b}": values for b, values in zip(BUFFERS, read, strict=True)}
+        return found
+    finally:
+        session.destroy()
+        decoder.destroy()
+        weights.destroy()
+
+
+async def _read_together(device: Device, tensors: list[Tensor]) -> list[list[float]]:
+    """The values of several tensors, through one readback."""
+    sizes = [4 * tensor.size for tensor in tensors]
+    readback = device.readback(sum(sizes))
+    try:
+        offsets = [sum(sizes[:i]) for i in range(len(sizes))]
+        copies = [(t, 0, readback, o, s) for t, o, s in zip(tensors, offsets, sizes, strict=True)]
+        device.submit([], copies=copies)
+        readback.map()
+        data = (await readback.take(sum(sizes))).tobytes()
+    finally:
+        readback.destroy()
+    return [
+        list(struct.unpack_from(f"<{size // 4}f", data, offset))
+        for offset, size in zip(offsets, sizes, strict=True)
+    ]
+
+
+def compare(found: dict[str, list[float]], answers: dict[str, list[float]]) -> str | None:
+    """The first difference, as a sentence; None when all is well."""
+    for name, wanted in answers.items():
+        suspects = BUFFERS.get(name.partition("/")[2], "alternatives or select")
+        if name == "long/attended":
+            suspects += " (attention_reduce)"
+        largest = max(abs(value) for value in wanted)
+        for i, (value, answer) in enumerate(zip(found[name], wanted, strict=True)):
+            if not abs(value - answer) <= TOLERANCE * largest:  # NaN differs too
+                return f"{suspects}: {name}[{i}] is {value:.6g}, should be {answer:.6g}"
+    return None
+
+
+async def run(device: Device, precision: str) -> tuple[str, str]:
+    """Test the kernels; returns (precision to trust, what to tell).
+
+    Where another precision fails, plain f32 is tried. Raises DeviceError, naming the kernels and
+    the adapter, where that fails too.
+    """
+    answers = json.loads(files("gpt2web").joinpath("answers.json").read_text(encoding="utf-8"))
+    wrong = compare(await compute(device, precision), answers)
+    if wrong is None:
+        return precision, "passed"
+    if precision != "f32":
+        in_f32 = compare(await compute(device, "f32"), answers)
+        if in_f32 is None:
+            return "f32", f"passed in f32; {precision} failed ({wrong})"
+        wrong = in_f32
+    raise DeviceError(
+        f"{device.info['adapter']} computes wrongly, so nothing can be generated on it. {wrong}. "
+        "Update the graphics driver, or choose another adapter or browser"
+    )

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
 from gpt2web import kernels
-from gpt2web.checkpoint import Checkpoint, TensorEntry, tensor_shapes
+from gpt2web.checkpoint import TensorEntry, tensor_shapes
 from gpt2web.config import GPT2Config
-from gpt2web.gpu import Device, Tensor, finished
+from gpt2web.gpu import Device, Tensor
 from gpt2web.kernels import Norm, Weight, WeightPart, ceil_div
 from gpt2web.safetensors import Stream
 
@@ -22,6 +23,14 @@ Progress = Callable[[int, int], object]  # bytes done, bytes in all
 PIECE_BYTES = 4 << 20  # of a tensor, uploaded at a time
 IN_FLIGHT_BYTES = 16 << 20  # uploaded before the GPU is waited for
 BITS = {"f32": 32, "f16": 16}
+
+
+class Source(Protocol):
+    """Tensors one after another: a Checkpoint, say."""
+
+    total_bytes: int
+
+    def tensors(self) -> AsyncIterator[tuple[TensorEntry, Stream]]: ...
 
 
 class Weights:
@@ -59,7 +68,7 @@ class Weights:
     def norm(self, name: str) -> Norm:
         return Norm(self.vectors[f"{name}.weight"], self.vectors[f"{name}.bias"])
 
-    async def load(self, checkpoint: Checkpoint, progress: Progress | None = None) -> None:
+    async def load(self, checkpoint: Source, progress: Progress | None = None) -> None:
         """Stream a checkpoint onto the GPU. Raises CheckpointError where a file breaks off."""
         loader = _Loader(self, checkpoint.total_bytes, progress)
         async for entry, stream in checkpoint.tensors():
@@ -95,7 +104,7 @@ class _Loader:
         self.in_flight = 0
 
     def pieces(self, entry: TensorEntry) -> list[tuple[int, int, int]]:
-        """(first row, rows, bytes) of each piece: whole rows, eight at a time as words hold them."""
+        """(first row, rows, bytes) of each piece; rows in eights, as words hold them."""
         columns = entry.shape[-1]
         rows = math.prod(entry.shape[:-1])
         row_bytes = entry.byte_length // rows
@@ -166,7 +175,7 @@ class _Loader:
         self.in_flight += size
         if self.in_flight >= IN_FLIGHT_BYTES:
             self.in_flight = 0
-            await finished(self.device.queue.on_submitted_work_done_async())
+            await self.device.settled()
         if self.progress is not None:
             self.progress(self.done_bytes, self.total_bytes)
 
@@ -179,5 +188,5 @@ def is_matrix(name: str) -> bool:
 
 
 def is_transposed(name: str) -> bool:
-    """Whether the checkpoint stores a matrix [columns, k]: the embedding, which is also the head."""
+    """Whether the checkpoint has it [columns, k]: the embedding, which is also the head."""
     return name == "wte.weight"
