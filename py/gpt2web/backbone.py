@@ -125,7 +125,8 @@ class Decoder:
             raise ValueError(f"a batch has 1 to {MAX_ROWS} rows, got {rows}")
         if not 1 <= length <= config.max_sequence_length:
             raise ValueError(
-                f"length must be 1 to {config.max_sequence_length} (max_sequence_length), got {length}"
+                f"length must be 1 to max_sequence_length, {config.max_sequence_length}, "
+                f"got {length}"
             )
         self.device = device
         self.config = config

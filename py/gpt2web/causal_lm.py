@@ -14,7 +14,7 @@ from gpt2web import selftest
 from gpt2web.backbone import Decoder, GPT2Backbone
 from gpt2web.checkpoint import CheckpointError, Folder, LocalFolder, open_checkpoint
 from gpt2web.config import GPT2Config
-from gpt2web.generate import Request, Session, TextStream, collect
+from gpt2web.generate import Request, Run, Session, TextStream, collect
 from gpt2web.gpu import MAX_ROWS, Device, block_on
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
 from gpt2web.safetensors import parse_json
@@ -98,13 +98,23 @@ class GPT2CausalLM:
         lm.name = folder.name
         lm.self_test = self_test
         lm.add_start_token = await _reads_start_token(folder)
-        await lm.session(1, config.max_sequence_length, 0)  # pipelines compile here, not later
+        await lm._warm_up()
         return lm
 
     @classmethod
     def from_preset(cls, preset: str | Path | Folder, **options: Any) -> GPT2CausalLM:
         """from_preset_async, natively, to its end."""
         return block_on(cls.from_preset_async(preset, **options), "GPT2CausalLM.from_preset_async")
+
+    async def _warm_up(self) -> None:
+        """Run every pipeline of a single row once: drivers compile them when they are first used."""
+        session = await self.session(1, self.backbone.config.max_sequence_length, 0)
+        run = Run(session, [Request([0, 0], Sampling(), 0, 0, 1, frozenset())])
+        await run.prefill()
+        await run.read()
+        session.decoder.device.submit(session.long_step)  # the row is done: nothing is computed
+        await session.decoder.device.settled()
+        session.decoder.cached[0] = []
 
     @property
     def info(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ coroutine; `block_on` runs one to its end without an event loop, where the platf
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
@@ -407,7 +408,7 @@ def describe(adapter: Any) -> str:
 async def _request_adapter(name: str | None) -> Any:
     try:
         if sys.platform != "emscripten":
-            import wgpu.backends.auto
+            importlib.import_module("wgpu.backends.auto")  # loads wgpu-native
         if name is None:
             adapter = await finished(
                 wgpu.gpu.request_adapter_async(power_preference="high-performance")
