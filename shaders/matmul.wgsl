@@ -23,7 +23,8 @@ var<workgroup> weight_tile: array<vec4<f32>, 256>;   // [STEP][16 column groups]
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let tokens = arrayLength(&source) / K;
+  // of both: a buffer's length is rounded up to 16 bytes, which may look like one token more
+  let tokens = min(arrayLength(&source) / K, arrayLength(&output) / OUTPUT_COLUMNS);
   let first_token = workgroup.y * 64u;
   let first_group = workgroup.x * 16u;
   let group = thread % 16u;  // this thread's 4 columns
