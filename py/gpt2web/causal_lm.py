@@ -107,7 +107,7 @@ class GPT2CausalLM:
         return block_on(cls.from_preset_async(preset, **options), "GPT2CausalLM.from_preset_async")
 
     async def _warm_up(self) -> None:
-        """Run every pipeline of a single row once: drivers compile them when they are first used."""
+        """Run every pipeline of a single row once: drivers compile them at their first use."""
         session = await self.session(1, self.backbone.config.max_sequence_length, 0)
         run = Run(session, [Request([0, 0], Sampling(), 0, 0, 1, frozenset())])
         await run.prefill()
