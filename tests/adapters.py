@@ -7,10 +7,10 @@ conftest.py makes it known to every test. A missing adapter fails the tests; not
 from __future__ import annotations
 
 import atexit
-import functools
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for build.py
 
-import build  # noqa: E402
+import build
 
 # As build.py's test command does, for a plain pytest; before wgpu starts Vulkan.
 if "VK_DRIVER_FILES" not in os.environ:
@@ -30,10 +30,12 @@ if "XDG_RUNTIME_DIR" not in os.environ:
     atexit.register(_runtime.cleanup)
     os.environ["XDG_RUNTIME_DIR"] = _runtime.name
 
-from gpt2web.gpu import DEFAULT_LIMITS, Device, DeviceError, Tensor, block_on  # noqa: E402
+from gpt2web.gpu import DEFAULT_LIMITS, Device, DeviceError, Tensor, block_on
 
 ADAPTERS = ("llvmpipe", "SwiftShader")
-UNTOUCHED = 0x7FC0DEAD  # a NaN, as bits that no computation gives
+# Two NaNs, told apart by their bits, which arithmetic keeps
+UNTOUCHED = 0x7FC0DEAD  # nothing was written here
+NOT_GIVEN = 0x7FC0BEEF  # behind the end of an input
 
 
 def new_device(adapter: str, **limits: int) -> Device:
@@ -55,57 +57,50 @@ def _install() -> str:
     return f"`sudo {build.APT_INSTALL}`"
 
 
-@functools.cache
-def shared_device(adapter: str) -> Device:
-    """The device that tests share: its pipelines are compiled once."""
-    return new_device(adapter)
-
-
 @pytest.fixture(scope="session", params=ADAPTERS)
-def device(request: pytest.FixtureRequest) -> Device:
+def device(request: pytest.FixtureRequest) -> Iterator[Device]:
     """Each software adapter in turn, with WebGPU's default limits and no more."""
-    device = shared_device(request.param)
+    device = new_device(request.param)
     assert device.limits == DEFAULT_LIMITS
-    return device
-
-
-def on_adapters(argument: str, cases: list[Any], *, on_swiftshader: int) -> pytest.MarkDecorator:
-    """parametrize `argument` with all cases on llvmpipe and the first few on SwiftShader, which
-    takes 5 to 20 times as long where there are barriers."""
-    sets = [("llvmpipe", case) for case in cases]
-    sets += [("SwiftShader", case) for case in cases[:on_swiftshader]]
-    ids = [f"{adapter}-{'-'.join(map(str, np.ravel(case)))}" for adapter, case in sets]
-    return pytest.mark.parametrize(f"device, {argument}", sets, indirect=["device"], ids=ids)
+    yield device
+    device.destroy()
 
 
 def upload(device: Device, values: Any, *, uniform: bool = False) -> Tensor:
-    """A tensor of float32 or uint32 values; beyond them NaN, as far as the buffer goes."""
+    """An input: float32 or uint32 values, and NaN behind them as far as the buffer goes."""
     values = np.ascontiguousarray(values)
     if values.dtype != np.uint32:
         values = values.astype(np.float32)
     dtype = "u32" if values.dtype == np.uint32 else "f32"
     tensor = device.tensor(values.shape, dtype, uniform=uniform)
-    if not uniform:
-        fill(tensor)
+    _fill(tensor, NOT_GIVEN)
     device.write(tensor, values)
     return tensor
 
 
 def untouched(device: Device, shape: tuple[int, ...], dtype: str = "f32", tail: int = 9) -> Tensor:
-    """A tensor filled with UNTOUCHED, and at least `tail` more of it behind its end."""
+    """An output: filled with UNTOUCHED, and at least `tail` more of it behind its end."""
     tensor = device.tensor((int(np.prod(shape)) + tail,), dtype)
     tensor.shape = shape
-    fill(tensor)
+    _fill(tensor, UNTOUCHED)
     return tensor
 
 
-def fill(tensor: Tensor) -> None:
+def holding(device: Device, values: np.ndarray, tail: int = 9) -> Tensor:
+    """An output that holds values already, with UNTOUCHED behind its end."""
+    dtype = "u32" if values.dtype == np.uint32 else "f32"
+    tensor = untouched(device, values.shape, dtype, tail)
+    device.write(tensor, np.ascontiguousarray(values))
+    return tensor
+
+
+def _fill(tensor: Tensor, nan: int) -> None:
     words = tensor.device.live[id(tensor)] // 4
-    tensor.device.write(tensor, np.full(words, UNTOUCHED, np.uint32))
+    tensor.device.write(tensor, np.full(words, nan, np.uint32))
 
 
 def download(tensor: Tensor) -> np.ndarray:
-    """The values; fails when anything was written behind the end."""
+    """An output's values; fails when anything was written behind its end."""
     data = block_on(tensor.device.read(tensor, tensor.device.live[id(tensor)]), "read")
     words = np.frombuffer(data, np.uint32)
     behind = words[tensor.size :]
