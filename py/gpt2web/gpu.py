@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
 
 if sys.platform == "emscripten":
-    pass  # registers the browser's backend
+    import gpt2web.webgpu  # noqa: F401  registers the browser's backend
 import wgpu
 
 MAX_ROWS = 256  # rows of a batch: what state.wgsl and sampling.wgsl declare
