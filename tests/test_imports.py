@@ -14,8 +14,8 @@ LAYERS = (
     "config safetensors bpe vocabulary tokenizer packer",
     "preprocessor checkpoint webgpu gpu",
     "kernels turn",
-    "weights backbone layers sampling sampler samplers selftest",
-    "causal_lm generate",
+    "weights backbone layers sampling sampler samplers",
+    "causal_lm generate selftest",
     "page convert __main__ __init__",
 )
 RANKS = {name: rank for rank, line in enumerate(LAYERS) for name in line.split()}
