@@ -1,5 +1,6 @@
 // include: chunk.wgsl
-// Causal attention of a block of 16 queries over all cached slots up to each query's own:
+// Causal attention of a block of 16 queries over the cached slots up to each query's own that the
+// row's mask does not hide:
 //   attended[i] = softmax_t(q[i] . k[t] / sqrt(HEAD_DIM)) . v[t]        t = 0..=position + i
 // Slots come in tiles of 16; the softmax is carried from tile to tile (Milakov and Gimelshein 2018,
 // arXiv 1805.02867; FlashAttention, arXiv 2205.14135). Thread (i, j) scores query i against slot j.
@@ -8,7 +9,8 @@
 @group(0) @binding(0) var<uniform> chunk: Chunk;
 @group(0) @binding(1) var<storage, read> qkv: array<f32>;             // [tokens][3 * HIDDEN]
 @group(0) @binding(2) var<storage, read> cache: array<f32>;           // [rows][2][CACHE_LENGTH][HIDDEN]
-@group(0) @binding(3) var<storage, read_write> attended: array<f32>;  // [tokens][HIDDEN]
+@group(0) @binding(3) var<storage, read> mask: array<u32>;            // [rows][CACHE_LENGTH / 32]: a bit a slot, 1: visible
+@group(0) @binding(4) var<storage, read_write> attended: array<f32>;  // [tokens][HIDDEN]
 
 override HIDDEN: u32 = 1u;
 override HEAD_DIM: u32 = 1u;
@@ -58,7 +60,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       }
       workgroupBarrier();
     }
-    let visible = t0 + j <= block.position + i && t0 + j < slots;
+    let slot = t0 + j;
+    let masked = (mask[block.row * ((CACHE_LENGTH + 31u) / 32u) + min(slot, CACHE_LENGTH - 1u) / 32u] >> (slot % 32u)) & 1u;
+    let visible = slot <= block.position + i && slot < slots && masked == 1u;
     scores[thread] = select(-3.0e38, score * inverseSqrt(f32(HEAD_DIM)), visible);
     workgroupBarrier();
     var tile_maximum = maximum;
@@ -72,8 +76,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       values[n] *= scale;
     }
     for (var t = 0u; t < min(16u, slots - t0); t++) {
-      // a hidden slot's weight is exp(-3e38 - maximum) = 0: slot 0 is visible to every query
-      let weight = exp(scores[i * 16u + t] - maximum);
+      // a hidden slot has no weight, also before any visible one has set the maximum
+      let weight = select(0.0, exp(scores[i * 16u + t] - maximum), scores[i * 16u + t] > -3.0e38);
       sum += weight;
       for (var n = 0u; n < (HEAD_DIM + 15u) / 16u; n++) {
         let d = n * 16u + j;
@@ -87,7 +91,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   for (var n = 0u; n < (HEAD_DIM + 15u) / 16u; n++) {
     let d = n * 16u + j;
     if d < HEAD_DIM && i < block.count {
-      attended[(first_token + i) * HIDDEN + head * HEAD_DIM + d] = values[n] / sum;
+      attended[(first_token + i) * HIDDEN + head * HEAD_DIM + d] = values[n] / max(sum, 1e-37);
     }
   }
 }

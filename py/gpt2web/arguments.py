@@ -4,6 +4,7 @@ numpy itself is never imported: the page has none.
 """
 
 import operator
+from array import array
 from typing import Any
 
 
@@ -47,3 +48,37 @@ def to_rows(values: Any, name: str) -> tuple[list[list[Any]], bool]:
     if any(isinstance(item, list) for row in rows for item in row):
         raise ValueError(f"{wanted}, got more than two dimensions: {values!r}")
     return rows, True
+
+
+def array_shape(values: Any) -> tuple[int, ...]:
+    """The shape of an array, or of nested lists by their first items.
+
+    >>> array_shape([[1, 2, 3], [4, 5, 6]])
+    (2, 3)
+    """
+    if hasattr(values, "shape"):
+        return tuple(values.shape)
+    shape = []
+    while isinstance(values, list | tuple):
+        shape.append(len(values))
+        values = values[0] if values else None
+    return tuple(shape)
+
+
+def f32_bytes(values: Any) -> bytes:
+    """The little-endian f32 of an array or of nested lists, row-major.
+
+    ValueError: lists of different lengths side by side.
+    """
+    if hasattr(values, "astype"):
+        data: bytes = values.astype("<f4").tobytes()
+        return data
+    flat = to_lists(values)
+    shape = array_shape(flat)
+    for length in shape[1:]:
+        if any(not isinstance(row, list) or len(row) != length for row in flat):
+            raise ValueError(
+                f"wanted an array of the shape {list(shape)}, got lists of other lengths"
+            )
+        flat = [item for row in flat for item in row]
+    return array("f", flat).tobytes()

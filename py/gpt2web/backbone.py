@@ -1,21 +1,16 @@
-"""GPT-2 as a flat list of kernel calls, recorded once for a batch and replayed for every token.
-
-`Decoder.step` is the model, top to bottom, for one token of each row; `Decoder.prefill` the same
-for a chunk of prompt tokens. Nothing is made per token: lists are recorded on buffers that stay.
-"""
+"""GPT2Backbone: GPT-2 without its head, a config with weights on the GPU."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt2web import kernels
-from gpt2web.checkpoint import Checkpoint
+from gpt2web.arguments import to_lists
+from gpt2web.chunks import KVCache, hidden_states
 from gpt2web.config import GPT2Config
-from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Dispatch, Tensor
-from gpt2web.kernels import BLOCK, CHUNK, SPLIT, ceil_div
-from gpt2web.weights import Progress, Weights
+from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, block_on
+from gpt2web.weights import ArrayCheckpoint, Progress, Source, Weights
 
 
 class GPT2Backbone:
@@ -84,7 +79,95 @@ class GPT2Backbone:
         assert self.device is not None
         return self.device, self.weights
 
-    async def load(self, checkpoint: Checkpoint, progress: Progress | None = None) -> None:
+    async def call_async(self, inputs: Any) -> Tensor:
+        """Hidden states after the final norm: Tensor [batch, length, hidden_dim].
+
+        Args:
+            inputs: {"token_ids": [batch, length], "padding_mask": the same or left out}, or the ids
+                alone. A token attends to those at and before its column whose mask is True;
+                positions are columns. What stands at masked columns has no meaning.
+        """
+        token_ids, mask = self.check_inputs(inputs)
+        device, weights = await self.ready()
+        cache = KVCache(device, self.config, len(token_ids), len(token_ids[0]))
+        try:
+            cache.set_mask(mask)
+            return await hidden_states(weights, cache, token_ids)
+        finally:
+            cache.destroy()
+
+    def __call__(self, inputs: Any) -> Tensor:
+        """call_async, natively, to its end."""
+        return block_on(self.call_async(inputs), "backbone.call_async")
+
+    def check_inputs(self, inputs: Any) -> tuple[list[list[int]], list[list[bool]] | None]:
+        """token_ids and padding_mask as lists, or None for a mask without holes.
+
+        Raises ValueError for anything but rows of one length with ids of the vocabulary.
+        """
+        mask = None
+        if isinstance(inputs, Mapping):
+            unknown = set(inputs) - {"token_ids", "padding_mask"}
+            if unknown or "token_ids" not in inputs:
+                raise ValueError(
+                    "inputs: wanted token_ids and padding_mask, got " + ", ".join(map(str, inputs))
+                )
+            inputs, mask = inputs["token_ids"], inputs.get("padding_mask")
+        token_ids = self.check_ids(inputs)
+        if mask is not None:
+            mask = [[bool(keep) for keep in row] for row in to_lists(mask)]
+            if [len(row) for row in mask] != [len(row) for row in token_ids]:
+                raise ValueError("padding_mask: wanted the shape of token_ids")
+            if all(all(row) for row in mask):
+                mask = None
+        return token_ids, mask
+
+    def check_ids(self, token_ids: Any) -> list[list[int]]:
+        """token_ids [batch, length] as lists of ints, checked against the config."""
+        rows = to_lists(token_ids)
+        if (
+            not isinstance(rows, list)
+            or not rows
+            or not all(isinstance(row, list) and row and len(row) == len(rows[0]) for row in rows)
+        ):
+            raise ValueError(
+                "token_ids: wanted a batch of rows of one length, [batch, length], at least one id "
+                f"each, got {_brief(token_ids)}"
+            )
+        if len(rows) > MAX_ROWS:
+            raise ValueError(f"token_ids: a batch has at most {MAX_ROWS} rows, got {len(rows)}")
+        longest = self.config.max_sequence_length
+        if len(rows[0]) > longest:
+            raise ValueError(
+                f"token_ids: a sequence of {len(rows[0]):,} is longer than max_sequence_length, "
+                f"{longest:,}"
+            )
+        for row in rows:
+            self.check_row(row)
+        return rows
+
+    def check_row(self, ids: Sequence[Any]) -> None:
+        """Raises ValueError for what is no id of the vocabulary."""
+        size = self.config.vocabulary_size
+        for i in ids:
+            if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < size:
+                raise ValueError(f"token_ids: wanted ids of 0 to {size - 1}, got {i!r}")
+
+    async def load_weights_async(self, weights: Mapping[str, Any]) -> None:
+        """Take over weights from arrays under their Hugging Face names, with "transformer." or
+        without: numpy arrays, or nested lists. Every tensor is wanted; a tied lm_head.weight is
+        passed over. Raises ValueError naming the tensor that is missing, unknown or misshapen."""
+        await self.load(ArrayCheckpoint(self.config, weights))
+
+    def load_weights(self, weights: Mapping[str, Any]) -> None:
+        """load_weights_async, natively, to its end."""
+        block_on(self.load_weights_async(weights), "backbone.load_weights_async")
+
+    def summary(self) -> str:
+        """The model's parts, with shapes and parameters, as a table."""
+        return self.config.summary()
+
+    async def load(self, checkpoint: Source, progress: Progress | None = None) -> None:
         """Stream the weights of a checkpoint onto the GPU; nothing half-loaded stays behind."""
         weights = await self._allocate()
         try:
@@ -115,180 +198,6 @@ class GPT2Backbone:
             self.weights = None
 
 
-class Decoder:
-    """What `rows` rows of at most `length` tokens need: cache, state, activations, recordings."""
-
-    def __init__(
-        self, device: Device, config: GPT2Config, weights: Weights, rows: int, length: int
-    ) -> None:
-        if not 1 <= rows <= MAX_ROWS:
-            raise ValueError(f"a batch has 1 to {MAX_ROWS} rows, got {rows}")
-        if not 1 <= length <= config.max_sequence_length:
-            raise ValueError(
-                f"length must be 1 to max_sequence_length, {config.max_sequence_length}, "
-                f"got {length}"
-            )
-        self.device = device
-        self.config = config
-        self.weights = weights
-        self.rows = rows
-        self.length = length
-        hidden, heads = config.hidden_dim, config.num_heads
-        # state: position, last id, step, done of each row
-        self.state = device.tensor((MAX_ROWS, 4), "u32", uniform=True)
-        # cache: one tensor a layer, keys then values; hidden is [heads, head_dim]
-        self.cache = [device.tensor((rows, 2, length, hidden)) for _ in range(config.num_layers)]
-        self.x = device.tensor((rows, hidden))
-        self.q = device.tensor((rows, hidden))
-        self.attended = device.tensor((rows, hidden))
-        self.hidden_units = device.tensor((rows, config.intermediate_dim))
-        self.logits = device.tensor((rows, config.vocabulary_size))
-        self.splits: Tensor | None = None
-        if length > SPLIT:
-            self.splits = device.tensor((rows, heads, ceil_div(length, SPLIT), config.head_dim + 2))
-        self.short_step = self._record_step(None)
-        self.long_step = self._record_step(self.splits) if self.splits else self.short_step
-        # ids whose keys and values are in the cache, row by row
-        self.cached: list[list[int]] = [[] for _ in range(rows)]
-        self._prefills: dict[int, list[Dispatch]] = {}
-        self._chunk: _Chunk | None = None
-
-    def step(self, last_position: int) -> list[Dispatch]:
-        """The calls that take every row's last id to logits [rows, vocabulary], while no row's
-        position is beyond last_position."""
-        return self.short_step if last_position < SPLIT else self.long_step
-
-    def _record_step(self, splits: Tensor | None) -> list[Dispatch]:
-        device, config, w = self.device, self.config, self.weights
-        state, x, q, attended = self.state, self.x, self.q, self.attended
-        epsilon, heads = config.layer_norm_epsilon, config.num_heads
-        wte, wpe = w.matrices["wte.weight"], w.vectors["wpe.weight"]
-
-        calls = [kernels.embed(device, state, wte, part, wpe, x) for part in wte.parts]
-        for i in range(config.num_layers):
-            h, cache = f"h.{i}", self.cache[i]
-            c_attn, ln_1 = w.matrices[f"{h}.attn.c_attn.weight"], w.norm(f"{h}.ln_1")
-            bias = w.vectors[f"{h}.attn.c_attn.bias"]
-            calls += [
-                kernels.qkv(device, state, x, ln_1, epsilon, c_attn, part, bias, q, cache)
-                for part in c_attn.parts
-            ]
-            if splits is None:
-                calls.append(kernels.attention(device, state, q, cache, attended, heads))
-            else:
-                calls.append(kernels.attention(device, state, q, cache, splits, heads))
-                calls.append(kernels.attention_reduce(device, state, splits, attended))
-            c_proj, bias = w.matrices[f"{h}.attn.c_proj.weight"], w.vectors[f"{h}.attn.c_proj.bias"]
-            calls += [
-                kernels.project(device, state, attended, c_proj, part, bias, x)
-                for part in c_proj.parts
-            ]
-            c_fc, ln_2 = w.matrices[f"{h}.mlp.c_fc.weight"], w.norm(f"{h}.ln_2")
-            bias, units = w.vectors[f"{h}.mlp.c_fc.bias"], self.hidden_units
-            calls += [
-                kernels.fc(device, state, x, ln_2, epsilon, c_fc, part, bias, units)
-                for part in c_fc.parts
-            ]
-            c_proj, bias = w.matrices[f"{h}.mlp.c_proj.weight"], w.vectors[f"{h}.mlp.c_proj.bias"]
-            calls += [
-                kernels.project(device, state, units, c_proj, part, bias, x)
-                for part in c_proj.parts
-            ]
-        ln_f = w.norm("ln_f")
-        calls += [
-            kernels.head(device, state, x, ln_f, epsilon, wte, part, self.logits)
-            for part in wte.parts
-        ]
-        return calls
-
-    def prefill(self, spans: Sequence[tuple[int, int, list[int]]]) -> int:
-        """Put the keys and values of tokens into the cache: (row, first position, ids) each.
-
-        Submits the first chunk's worth and returns how many ids it took, in order of the spans.
-        """
-        blocks: list[tuple[int, int, list[int]]] = []
-        for row, position, ids in spans:
-            for start in range(0, len(ids), BLOCK):
-                if len(blocks) < CHUNK // BLOCK:
-                    blocks.append((row, position + start, ids[start : start + BLOCK]))
-        tokens = BLOCK
-        while tokens < BLOCK * len(blocks):
-            tokens *= 2  # few sizes, so that few lists are recorded; the rest is empty blocks
-        padded_ids: list[int] = []
-        table: list[int] = []
-        for row, position, ids in blocks:
-            padded_ids += ids + [0] * (BLOCK - len(ids))
-            table += [row, position, len(ids), 0]
-        padded_ids += [0] * (CHUNK - len(padded_ids))
-        table += [0] * (4 * CHUNK // BLOCK - len(table))
-        calls = self._prefills.get(tokens)
-        if calls is None:
-            if self._chunk is None:
-                self._chunk = _Chunk(self.device, self.config)
-            calls = self._prefills[tokens] = self._record_prefill(self._chunk, tokens)
-        assert self._chunk is not None
-        self.device.write(self._chunk.ids, struct.pack(f"<{CHUNK}I", *padded_ids))
-        self.device.write(self._chunk.blocks, struct.pack(f"<{len(table)}I", *table))
-        self.device.submit(calls)
-        return sum(len(ids) for _, _, ids in blocks)
-
-    def _record_prefill(self, c: _Chunk, tokens: int) -> list[Dispatch]:
-        device, config, w = self.device, self.config, self.weights
-        epsilon, heads, x = config.layer_norm_epsilon, config.num_heads, c.x
-        wte, wpe = w.matrices["wte.weight"], w.vectors["wpe.weight"]
-
-        calls = [
-            kernels.embed_chunk(device, c.blocks, c.ids, wte, part, wpe, x, tokens)
-            for part in wte.parts
-        ]
-
-        def norm(name: str) -> Dispatch:
-            return kernels.norm_chunk(device, x, w.norm(name), epsilon, c.normalized, tokens)
-
-        def matmul(name: str, source: Tensor, output: Tensor, **epilogue: bool) -> list[Dispatch]:
-            weight, bias = w.matrices[f"{name}.weight"], w.vectors[f"{name}.bias"]
-            return [
-                kernels.matmul(device, source, weight, part, bias, output, tokens, **epilogue)
-                for part in weight.parts
-            ]
-
-        for i in range(config.num_layers):
-            h, cache = f"h.{i}", self.cache[i]
-            calls.append(norm(f"{h}.ln_1"))
-            calls += matmul(f"{h}.attn.c_attn", c.normalized, c.qkv)
-            calls.append(kernels.append_chunk(device, c.blocks, c.qkv, cache, tokens))
-            calls.append(
-                kernels.attention_chunk(device, c.blocks, c.qkv, cache, c.attended, heads, tokens)
-            )
-            calls += matmul(f"{h}.attn.c_proj", c.attended, x, residual=True)
-            calls.append(norm(f"{h}.ln_2"))
-            calls += matmul(f"{h}.mlp.c_fc", c.normalized, c.hidden_units, gelu=True)
-            calls += matmul(f"{h}.mlp.c_proj", c.hidden_units, x, residual=True)
-        return calls
-
-    def destroy(self) -> None:
-        """Free the buffers."""
-        tensors = [self.state, *self.cache, self.x, self.q, self.attended, self.hidden_units]
-        for tensor in [*tensors, self.logits, self.splits]:
-            if tensor is not None:
-                tensor.destroy()
-        if self._chunk is not None:
-            self._chunk.destroy()
-
-
-class _Chunk:
-    """The activations of a chunk of CHUNK prompt tokens."""
-
-    def __init__(self, device: Device, config: GPT2Config) -> None:
-        hidden = config.hidden_dim
-        self.blocks = device.tensor((CHUNK // BLOCK, 4), "u32", uniform=True)
-        self.ids = device.tensor((CHUNK,), "u32")
-        self.x = device.tensor((CHUNK, hidden))
-        self.normalized = device.tensor((CHUNK, hidden))
-        self.qkv = device.tensor((CHUNK, 3 * hidden))
-        self.attended = device.tensor((CHUNK, hidden))
-        self.hidden_units = device.tensor((CHUNK, config.intermediate_dim))
-
-    def destroy(self) -> None:
-        for tensor in vars(self).values():
-            tensor.destroy()
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import operator
-import sys
-from collections.abc import Sequence
-from importlib.resources import files
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpt2web import sampler as samplers
 from gpt2web import selftest
-from gpt2web.backbone import Decoder, GPT2Backbone
-from gpt2web.checkpoint import CheckpointError, Folder, LocalFolder, open_checkpoint
-from gpt2web.config import GPT2Config
+from gpt2web.arguments import to_lists, to_rows
+from gpt2web.backbone import GPT2Backbone
+from gpt2web.checkpoint import Folder, open_checkpoint
+from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of
+from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session, TextStream, collect
-from gpt2web.gpu import MAX_ROWS, Device, block_on
+from gpt2web.gpu import MAX_ROWS, Device, Tensor, block_on
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
-from gpt2web.safetensors import parse_json
+from gpt2web.preset import open_folder, read_config, read_tokenizer, reads_start_token
 from gpt2web.sampling import Sampling
 from gpt2web.tokenizer import GPT2Tokenizer
 from gpt2web.turn import Turn
@@ -79,9 +81,9 @@ class GPT2CausalLM:
         Raises CheckpointError for what lies in the folder, DeviceError for the GPU.
         """
         folder = open_folder(preset, base_url) if isinstance(preset, str | Path) else preset
-        config = await _read_config(folder)
+        config = await read_config(folder)
         preprocessor = GPT2CausalLMPreprocessor(
-            await _read_tokenizer(folder, config), sequence_length=config.max_sequence_length
+            await read_tokenizer(folder, config), sequence_length=config.max_sequence_length
         )
         checkpoint = await open_checkpoint(folder, config)
         try:
@@ -97,7 +99,7 @@ class GPT2CausalLM:
         lm = cls(backbone, preprocessor)
         lm.name = folder.name
         lm.self_test = self_test
-        lm.add_start_token = await _reads_start_token(folder)
+        lm.add_start_token = await reads_start_token(folder)
         await lm._warm_up()
         return lm
 
@@ -115,6 +117,30 @@ class GPT2CausalLM:
         session.decoder.device.submit(session.long_step)  # the row is done: nothing is computed
         await session.decoder.device.settled()
         session.decoder.cached[0] = []
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, nested; weights are not part of it."""
+        return {
+            "backbone": self.backbone.get_config(),
+            "preprocessor": self.preprocessor.get_config() if self.preprocessor else None,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> GPT2CausalLM:
+        """A model of a config from get_config, with new weights."""
+        preprocessor = config.get("preprocessor")
+        return cls(
+            GPT2Backbone.from_config(config["backbone"]),
+            GPT2CausalLMPreprocessor.from_config(preprocessor) if preprocessor else None,
+        )
+
+    def summary(self) -> str:
+        """Preprocessor and model, with shapes and parameters, as a table."""
+        table = self.backbone.config.summary()
+        if self.preprocessor is None:
+            return table
+        size = self.preprocessor.tokenizer.vocabulary_size()
+        return f"{type(self.preprocessor.tokenizer).__name__}: {size:,} tokens\n{table}"
 
     @property
     def info(self) -> dict[str, Any]:
@@ -234,57 +260,104 @@ class GPT2CausalLM:
 
     async def generate_async(
         self,
-        inputs: str | Sequence[str],
+        inputs: Any,
         max_length: int | None = None,
         stop_token_ids: str | Sequence[int] | None = "auto",
         strip_prompt: bool = False,
-    ) -> str | list[str]:
-        """Continue texts with the compiled sampler: text in, text out; a list in, a list out.
+    ) -> Any:
+        """Continue prompts with the compiled sampler.
 
         Args:
-            inputs: text, in which <|endoftext|> is special; the prompt is cut at max_length.
+            inputs: a text, or a list of them, in which <|endoftext|> is special; or, with ids in
+                and out, {"token_ids", "padding_mask"}, a row or a batch, whose masks begin each row
+                and are True where the prompt is.
             max_length: ids of prompt and continuation together, the start token counted; None is
-                the preprocessor's sequence_length.
-            stop_token_ids: ids that end a text; "auto" is the end token, None none.
+                the preprocessor's sequence_length, or the ids' own length. A longer prompt is cut.
+            stop_token_ids: ids that end a row; "auto" is the end token, None none.
             strip_prompt: return only what follows the prompt.
+
+        Returns what came in: a text, a list, or a dict whose mask is True through the first new
+        stop id. Raises ValueError for a max_length beyond the context, and for what is no prompt.
         """
-        tokenizer = self._tokenizer()
-        assert self.preprocessor is not None
-        context = self.backbone.config.max_sequence_length
-        if max_length is None:
-            max_length = min(self.preprocessor.sequence_length, context)
-        max_length = _count("max_length", max_length, 1)
-        if max_length > context:
-            raise ValueError(
-                f"max_length is {max_length:,}, the model's context holds {context:,} tokens"
-            )
         stop_ids = self._stop_ids(stop_token_ids)
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
-        sampler, requests = self.sampler, []
-        for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"generate takes a str or a list of them, got {text!r}")
-            ids: list[int] = tokenizer.tokenize(text)
-            if self.preprocessor.add_start_token or not ids:
-                ids = [tokenizer.start_token_id, *ids]
-            ids = ids[:max_length]
+        if max_length is not None:
+            context = self.backbone.config.max_sequence_length
+            max_length = _count("max_length", max_length, 1)
+            if max_length > context:
+                raise ValueError(
+                    f"max_length is {max_length:,}, the model's context holds {context:,} tokens"
+                )
+        if isinstance(inputs, Mapping):
+            prompt = _resized(inputs, max_length)
+        else:
+            self._tokenizer()
+            assert self.preprocessor is not None
+            texts = inputs if isinstance(inputs, str) else list(inputs)
+            length = max_length or min(
+                self.preprocessor.sequence_length, self.backbone.config.max_sequence_length
+            )
+            prompt = self.preprocessor.generate_preprocess(texts, length)
+        outputs = await self.generate_step_async(prompt, stop_ids)
+        if strip_prompt:
+            outputs["padding_mask"] = _without(outputs["padding_mask"], prompt["padding_mask"])
+        if isinstance(inputs, Mapping):
+            return outputs
+        assert self.preprocessor is not None
+        return self.preprocessor.generate_postprocess(outputs)
+
+    def generate(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        """generate_async, natively, to its end."""
+        return block_on(self.generate_async(inputs, *arguments, **options), "generate_async")
+
+    async def generate_step_async(
+        self, inputs: Mapping[str, Any], stop_token_ids: Iterable[int] | None = None
+    ) -> dict[str, Any]:
+        """Fill rows of ids behind their prompts, with the compiled sampler.
+
+        Args:
+            inputs: {"token_ids": [batch, length], "padding_mask": the same}; each row begins with
+                its prompt, where the mask is True. One row may come flat.
+            stop_token_ids: ids after which a row is left as it was.
+
+        Returns {"token_ids", "padding_mask"} of the same shape: prompts are never overwritten, the
+        mask is True through the first new stop id.
+        """
+        stop_ids = frozenset(stop_token_ids or ())
+        self._check_stop_ids(stop_ids)
+        rows, masks, batched = _prompt_rows(inputs)
+        sampler = self.sampler
+        requests = []
+        for row, (ids, mask) in enumerate(zip(rows, masks, strict=True)):
+            prompt = ids[: sum(mask)]
+            self.backbone.check_row(prompt)
             seed = (sampler.seed + row) & 0xFFFFFFFF
-            limit = max_length - len(ids)
-            requests.append(Request(ids, sampler.sampling, seed, sampler.calls, limit, stop_ids))
+            limit = len(ids) - len(prompt)
+            requests.append(Request(prompt, sampler.sampling, seed, sampler.calls, limit, stop_ids))
+        context = self.backbone.config.max_sequence_length
+        if rows and len(rows[0]) > context:
+            raise ValueError(
+                f"token_ids: rows of {len(rows[0]):,} are longer than the model's context, "
+                f"{context:,}"
+            )
         sampler.calls += 1
-        results = []
         for start in range(0, len(requests), MAX_ROWS):
             batch = requests[start : start + MAX_ROWS]
-            generated = await collect(self, batch, self._length(batch))
-            for request, new_ids in zip(batch, generated, strict=True):
-                kept = new_ids if strip_prompt else request.prompt + new_ids
-                special = set(tokenizer.special_token_ids)
-                results.append(tokenizer.detokenize([i for i in kept if i not in special]))
-        return results[0] if isinstance(inputs, str) else results
+            generated = await collect(self, batch, self._length(batch), sampler)
+            for row, new_ids in enumerate(generated, start):
+                known = sum(masks[row])
+                rows[row][known : known + len(new_ids)] = new_ids
+                masks[row][known : known + len(new_ids)] = [True] * len(new_ids)
+        if not batched:
+            return {"token_ids": rows[0], "padding_mask": masks[0]}
+        return {"token_ids": rows, "padding_mask": masks}
 
-    def generate(self, inputs: str | Sequence[str], **options: Any) -> str | list[str]:
-        """generate_async, natively, to its end."""
-        return block_on(self.generate_async(inputs, **options), "generate_async")
+    def generate_step(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """generate_step_async, natively, to its end."""
+        return block_on(self.generate_step_async(*arguments, **options), "generate_step_async")
+
+    def make_generate_function(self) -> Callable[..., dict[str, Any]]:
+        """What generate() runs on ids: generate_step. Nothing is compiled that could be kept."""
+        return self.generate_step
 
     def _stop_ids(self, stop_token_ids: str | Sequence[int] | None) -> frozenset[int]:
         if stop_token_ids is None:
@@ -292,12 +365,160 @@ class GPT2CausalLM:
         if isinstance(stop_token_ids, str):
             if stop_token_ids != "auto":
                 raise ValueError(f'stop_token_ids is "auto", None or ids, got {stop_token_ids!r}')
-            return frozenset([self._tokenizer().end_token_id])
+            if self.preprocessor is None:
+                raise ValueError(
+                    'stop_token_ids="auto" takes the end token from the preprocessor, and this '
+                    "model has none: pass ids, or None"
+                )
+            return frozenset([self.preprocessor.tokenizer.end_token_id])
+        return frozenset(to_lists(stop_token_ids))
+
+    def _check_stop_ids(self, stop_ids: frozenset[int]) -> None:
         size = self.backbone.config.vocabulary_size
-        for i in stop_token_ids:
-            if not 0 <= i < size:
-                raise ValueError(f"stop_token_ids has {i}, the vocabulary ends at {size - 1}")
-        return frozenset(stop_token_ids)
+        for i in stop_ids:
+            if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < size:
+                raise ValueError(f"stop_token_ids: wanted ids of 0 to {size - 1}, got {i!r}")
+
+    # The model as a function.
+
+    async def call_async(self, inputs: Any) -> Tensor:
+        """Logits of every token: Tensor [batch, length, vocabulary_size].
+
+        inputs: as GPT2Backbone takes them. Raises DeviceError where the logits would not fit.
+        """
+        return self._head(await self.backbone.call_async(inputs))
+
+    def __call__(self, inputs: Any) -> Tensor:
+        """call_async, natively, to its end."""
+        return block_on(self.call_async(inputs), "call_async")
+
+    call = __call__
+
+    async def call_with_cache_async(
+        self, token_ids: Any, cache: Any, cache_update_index: int
+    ) -> tuple[Tensor, Tensor, KVCache]:
+        """Run tokens that stand at columns cache_update_index.. over a cache of those before.
+
+        Args:
+            token_ids: [batch, n].
+            cache: from build_cache, updated in place; or an array in KerasHub's layout,
+                [batch, layers, 2, length, heads, head_dim], which is copied.
+
+        Returns logits [batch, n, vocabulary_size], hidden states [batch, n, hidden_dim] after the
+        final norm, and the cache.
+        """
+        ids = self.backbone.check_ids(token_ids)
+        device, weights = await self.backbone.ready()
+        if not isinstance(cache, KVCache):
+            cache = KVCache.from_array(device, self.backbone.config, cache)
+        index = _count("cache_update_index", cache_update_index, 0)
+        length = min(cache.length, self.backbone.config.max_sequence_length)
+        if len(ids) != cache.rows:
+            raise ValueError(f"token_ids has {len(ids)} rows, the cache {cache.rows}")
+        if index + len(ids[0]) > length:
+            raise ValueError(
+                f"{len(ids[0])} tokens at cache_update_index {index} go beyond the cache's {length}"
+            )
+        hidden = await hidden_states(weights, cache, ids, index)
+        return self._head(hidden), hidden, cache
+
+    def call_with_cache(
+        self, token_ids: Any, cache: Any, cache_update_index: int
+    ) -> tuple[Tensor, Tensor, KVCache]:
+        """call_with_cache_async, natively, to its end."""
+        return block_on(
+            self.call_with_cache_async(token_ids, cache, cache_update_index),
+            "call_with_cache_async",
+        )
+
+    async def build_cache_async(self, token_ids: Any) -> tuple[Tensor, KVCache]:
+        """Hidden states [batch, length, hidden_dim] of tokens, and a cache of `length` slots that
+        holds them."""
+        ids = self.backbone.check_ids(token_ids)
+        device, weights = await self.backbone.ready()
+        cache = KVCache(device, self.backbone.config, len(ids), len(ids[0]))
+        return await hidden_states(weights, cache, ids), cache
+
+    def build_cache(self, token_ids: Any) -> tuple[Tensor, KVCache]:
+        """build_cache_async, natively, to its end."""
+        return block_on(self.build_cache_async(token_ids), "build_cache_async")
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        assert self.backbone.device is not None and self.backbone.weights is not None
+        rows, n, _ = hidden.shape
+        logits = self.backbone.device.tensor((rows, n, self.backbone.config.vocabulary_size))
+        calls = logits_of(self.backbone.weights, hidden, logits, rows * n)
+        self.backbone.device.submit(calls)
+        return logits
+
+    # Scoring.
+
+    async def score_async(
+        self,
+        token_ids: Any,
+        padding_mask: Any = None,
+        scoring_mode: str = "logits",
+        target_ids: Any = None,
+    ) -> Tensor:
+        """Logits [batch, length, vocabulary_size], or with scoring_mode "loss" the cross-entropy of
+        target_ids [batch, length] under them, in nats: Tensor [batch, length].
+
+        Losses are taken a chunk at a time: their logits are never held together.
+        """
+        if scoring_mode not in ("logits", "loss"):
+            raise ValueError(f'scoring_mode is "logits" or "loss", got {scoring_mode!r}')
+        inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+        if scoring_mode == "logits":
+            return await self.call_async(inputs)
+        if target_ids is None:
+            raise ValueError('scoring_mode="loss" wants target_ids, the ids that should follow')
+        targets = self.backbone.check_ids(target_ids)
+        shape = [len(row) for row in self.backbone.check_ids(token_ids)]
+        if [len(row) for row in targets] != shape:
+            raise ValueError("target_ids: wanted the shape of token_ids")
+        hidden = await self.backbone.call_async(inputs)
+        assert self.backbone.weights is not None
+        return await losses_of(self.backbone.weights, hidden, [i for row in targets for i in row])
+
+    def score(self, *arguments: Any, **options: Any) -> Tensor:
+        """score_async, natively, to its end."""
+        return block_on(self.score_async(*arguments, **options), "score_async")
+
+    async def log_probabilities_async(self, text: str) -> list[tuple[int, float]]:
+        """Each id of a text with its natural log-probability after those before it.
+
+        A text longer than the context is taken in windows, each id once. Windows begin with
+        <|endoftext|> where the model wants it; else with the last id of the window before, and the
+        very first id, which nothing foretells, is left out.
+        """
+        ids = self.prompt_ids(text)
+        context = self.backbone.config.max_sequence_length
+        found: list[tuple[int, float]] = []
+        at = 1  # of the next id to score
+        while at < len(ids):
+            first = self._tokenizer().start_token_id if self.add_start_token else ids[at - 1]
+            window = [first, *ids[at : at + context]]
+            inputs, targets = window[:-1], window[1:]
+            losses = await (await self.score_async([inputs], None, "loss", [targets])).read()
+            values = losses.cast("B").cast("f")
+            found += [(i, -loss) for i, loss in zip(targets, values, strict=True)]
+            at += len(targets)
+        return found
+
+    def log_probabilities(self, text: str) -> list[tuple[int, float]]:
+        """log_probabilities_async, natively, to its end."""
+        return block_on(self.log_probabilities_async(text), "log_probabilities_async")
+
+    async def perplexity_async(self, text: str) -> float:
+        """exp of the mean loss of a text's ids, as log_probabilities_async gives them."""
+        found = await self.log_probabilities_async(text)
+        if not found:
+            raise ValueError("perplexity: the text has no token that another one foretells")
+        return math.exp(-math.fsum(logprob for _, logprob in found) / len(found))
+
+    def perplexity(self, text: str) -> float:
+        """perplexity_async, natively, to its end."""
+        return block_on(self.perplexity_async(text), "perplexity_async")
 
     async def session(self, rows: int, length: int, alternatives: int) -> Session:
         """The buffers and recorded calls for a batch; those of the last shape are kept."""
@@ -333,69 +554,6 @@ class GPT2CausalLM:
         return self.preprocessor.tokenizer
 
 
-def open_folder(preset: str | Path, base_url: str | None = None) -> Folder:
-    """The folder of a bundled model's name, or of a path; in the page models/<name> at base_url."""
-    if sys.platform == "emscripten":
-        from gpt2web.webgpu import FetchFolder
-
-        return FetchFolder(f"{base_url or ''}models/{preset}")
-    if isinstance(preset, str) and "/" not in preset:
-        bundled = files("gpt2web.models") / preset
-        if bundled.is_dir():
-            return LocalFolder(str(bundled))
-    if Path(preset).is_dir():
-        return LocalFolder(preset)
-    raise CheckpointError(
-        f"no model at {str(preset)!r}: wanted a bundled model (stories), or a folder with "
-        "config.json, merges.txt and model.safetensors"
-    )
-
-
-async def _read_config(folder: Folder) -> GPT2Config:
-    try:
-        text = await folder.read_text("config.json")
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder.name} has no config.json: wanted a model folder in Hugging Face's layout "
-            "(config.json, merges.txt, model.safetensors)"
-        ) from None
-    fields = parse_json(f"{folder.name}/config.json", text)
-    try:
-        return GPT2Config.from_hugging_face(fields)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder.name}/config.json: {error}") from error
-
-
-async def _read_tokenizer(folder: Folder, config: GPT2Config) -> GPT2Tokenizer:
-    """The vocabulary follows from the merges; vocab.json is not needed."""
-    try:
-        merges = (await folder.read_text("merges.txt")).splitlines()
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder.name} has no merges.txt: the tokenizer's merges are needed, a line each"
-        ) from None
-    try:
-        tokenizer = GPT2Tokenizer(None, merges)
-    except ValueError as error:
-        raise CheckpointError(f"{folder.name}/merges.txt: {error}") from error
-    size = tokenizer.vocabulary_size()
-    if size != config.vocabulary_size:
-        raise CheckpointError(
-            f"{folder.name}: merges.txt makes {size:,} tokens, config.json says vocab_size "
-            f"{config.vocabulary_size:,}: the two are not of one model"
-        )
-    return tokenizer
-
-
-async def _reads_start_token(folder: Folder) -> bool:
-    """Whether the model was trained with <|endoftext|> before each text."""
-    try:
-        text = await folder.read_text("generation_config.json")
-    except FileNotFoundError:
-        return False
-    return bool(parse_json(f"{folder.name}/generation_config.json", text).get("add_start_token"))
-
-
 def _count(name: str, value: object, least: int, most: int | None = None) -> int:
     """value as an int from least to most."""
     wanted = f"{name} must be a whole number of at least {least}" + (
@@ -407,3 +565,45 @@ def _count(name: str, value: object, least: int, most: int | None = None) -> int
     if number < least or (most is not None and number > most):
         raise ValueError(f"{wanted}, got {number}")
     return number
+
+
+def _prompt_rows(inputs: Mapping[str, Any]) -> tuple[list[list[int]], list[list[bool]], bool]:
+    """token_ids and padding_mask as rows, copied, and whether they came as a batch."""
+    unknown = set(inputs) - {"token_ids", "padding_mask"}
+    missing = {"token_ids", "padding_mask"} - set(inputs)
+    if unknown or missing:
+        raise ValueError(
+            f"inputs: wanted token_ids and padding_mask, got {', '.join(map(str, inputs))}"
+        )
+    rows, batched = to_rows(inputs["token_ids"], "token_ids")
+    found, _ = to_rows(inputs["padding_mask"], "padding_mask")
+    masks = [[bool(keep) for keep in row] for row in found]
+    if rows == [[]]:  # an empty batch
+        return [], [], True
+    if [len(row) for row in masks] != [len(row) for row in rows] or len(set(map(len, rows))) > 1:
+        raise ValueError("inputs: wanted rows of one length in token_ids, and the same in the mask")
+    for mask in masks:
+        if not mask[0] or any(b and not a for a, b in itertools.pairwise(mask)):
+            raise ValueError(
+                "padding_mask: a prompt begins its row and has no holes; wanted True for at least "
+                f"the first id, then False, got {mask}"
+            )
+    return rows, masks, batched
+
+
+def _resized(inputs: Mapping[str, Any], length: int | None) -> dict[str, Any]:
+    """Rows cut, or padded with 0, to a length; None leaves them."""
+    rows, masks, batched = _prompt_rows(inputs)
+    if length is not None:
+        rows = [(row + [0] * length)[:length] for row in rows]
+        masks = [(mask + [False] * length)[:length] for mask in masks]
+    if batched:
+        return {"token_ids": rows, "padding_mask": masks}
+    return {"token_ids": rows[0], "padding_mask": masks[0]}
+
+
+def _without(mask: list[Any], other: list[Any]) -> list[Any]:
+    """mask where other is not, of the same rank."""
+    if mask and isinstance(mask[0], list):
+        return [_without(a, b) for a, b in zip(mask, other, strict=True)]
+    return [a and not b for a, b in zip(mask, other, strict=True)]

@@ -116,6 +116,41 @@ class GPT2Config:
             layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
         )
 
+    def summary(self) -> str:
+        """Every tensor with its shape and parameters, and their sum, as a table."""
+        hidden, inner = self.hidden_dim, self.intermediate_dim
+        rows: list[tuple[str, str, int]] = [
+            (
+                "wte (token embedding, also the head)",
+                f"{self.vocabulary_size} x {hidden}",
+                self.vocabulary_size * hidden,
+            ),
+            (
+                "wpe (position embedding)",
+                f"{self.max_sequence_length} x {hidden}",
+                self.max_sequence_length * hidden,
+            ),
+        ]
+        for i in range(self.num_layers):
+            rows += [
+                (f"h.{i}.ln_1", f"2 x {hidden}", 2 * hidden),
+                (
+                    f"h.{i}.attn.c_attn",
+                    f"{hidden} x {3 * hidden} + {3 * hidden}",
+                    3 * hidden * (hidden + 1),
+                ),
+                (f"h.{i}.attn.c_proj", f"{hidden} x {hidden} + {hidden}", hidden * (hidden + 1)),
+                (f"h.{i}.ln_2", f"2 x {hidden}", 2 * hidden),
+                (f"h.{i}.mlp.c_fc", f"{hidden} x {inner} + {inner}", inner * (hidden + 1)),
+                (f"h.{i}.mlp.c_proj", f"{inner} x {hidden} + {hidden}", hidden * (inner + 1)),
+            ]
+        rows.append(("ln_f", f"2 x {hidden}", 2 * hidden))
+        rows.append(("in all", "", sum(count for *_, count in rows)))
+        wide = [max(len(name) for name, _, _ in rows), max(len(shape) for _, shape, _ in rows)]
+        lines = [f"{name:<{wide[0]}}  {shape:>{wide[1]}}  {n:>13,}" for name, shape, n in rows]
+        head = f"{'GPT-2':<{wide[0]}}  {'shape':>{wide[1]}}  {'parameters':>13}"
+        return "\n".join([head, "-" * len(head), *lines])
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, fit for JSON."""
         return asdict(self)

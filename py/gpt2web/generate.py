@@ -11,18 +11,18 @@ import struct
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 from gpt2web import kernels
-from gpt2web.backbone import Decoder
+from gpt2web.chunks import Span
+from gpt2web.decoder import Decoder
 from gpt2web.gpu import MAX_ROWS, Dispatch, Readback
-from gpt2web.sampling import Sampling, bit_words
+from gpt2web.sampler import Sampler, checked_ids
+from gpt2web.sampling import Sampling, bit_words, probabilities
 from gpt2web.tokenizer import GPT2Tokenizer
 from gpt2web.turn import Turn
-
-Span = tuple[int, int, list[int]]  # row, first position, ids
 
 RING_STEPS = 64  # steps whose ids the GPU keeps, and the most in one submit
 SUBMIT_SECONDS = 0.1  # what a submit may take, so that cancelling is prompt
@@ -156,13 +156,11 @@ class Run:
                 kept = _common(decoder.cached[row], request.prompt[:-1])
                 self._spans.append((row, kept, request.prompt[kept:-1]))
                 decoder.cached[row] = request.prompt[:kept]
-        taken = decoder.prefill(self._spans) if any(ids for _, _, ids in self._spans) else 0
-        for i, (row, position, ids) in enumerate(self._spans):
-            here = min(taken, len(ids))
-            taken -= here
-            decoder.cached[row] += ids[:here]
-            self._spans[i] = (row, position + here, ids[here:])
-        if any(ids for _, _, ids in self._spans):
+        self._spans = decoder.prefill(self._spans)
+        left = {row: position for row, position, _ in self._spans}
+        for row, request in enumerate(self.requests):
+            decoder.cached[row] = request.prompt[: left.get(row, len(request.prompt) - 1)]
+        if self._spans:
             await decoder.device.settled()
             return False
         self._write_rows()
@@ -238,6 +236,33 @@ class Run:
             # the last id has been chosen, but not been through the model
             session.decoder.cached[row] = self.requests[row].prompt + ids[:-1]
         return chosen
+
+    async def choose(self, sampler: Sampler) -> None:
+        """One step whose ids a sampler chooses on the CPU."""
+        decoder = self.session.decoder
+        longest = max(len(request.prompt) for request in self.requests)
+        decoder.device.submit(decoder.step(longest - 1 + self.submitted))
+        self.submitted += 1
+        vocabulary = decoder.config.vocabulary_size
+        logits = (await decoder.logits.read()).cast("B").cast("f")
+        rows = []
+        for row, request in enumerate(self.requests):
+            own = logits[row * vocabulary : (row + 1) * vocabulary]
+            seen = (*request.prompt, *self.ids[row])
+            rows.append(probabilities(own, replace(request.sampling, top_k=None, top_p=None), seen))
+        chosen = checked_ids(sampler.get_next_token(rows), len(rows), vocabulary)
+        states = b""
+        for row, id_ in enumerate(chosen):
+            request, ids = self.requests[row], self.ids[row]
+            if row in self.running:
+                ids.append(id_)
+                if id_ in request.stop_ids or len(ids) == request.limit:
+                    self.running.discard(row)
+                decoder.cached[row] = request.prompt + ids[:-1]
+            position = len(request.prompt) - 1 + len(ids)
+            done = int(row not in self.running)
+            states += struct.pack("<4I", position, id_, len(ids), done)
+        decoder.device.write(decoder.state, states)
 
     def _plan(self, done: _Submit) -> None:
         """Choose K from how long the steps took."""
@@ -450,17 +475,27 @@ class TextStream:
         self._release()
 
 
-async def collect(host: Host, requests: Sequence[Request], length: int) -> list[list[int]]:
-    """The ids that a batch of prompts generates; a stop id is the last of its row."""
+async def collect(
+    host: Host, requests: Sequence[Request], length: int, sampler: Sampler | None = None
+) -> list[list[int]]:
+    """The ids that a batch of prompts generates; a stop id is the last of its row.
+
+    A sampler that chooses by a method of its own gets probabilities [rows, vocabulary] on the CPU
+    at every step, which is slow; every other choice is made on the GPU.
+    """
     if not requests or all(request.limit == 0 for request in requests):
         return [[] for _ in requests]
     await host.turn.take()
     try:
-        run = Run(await host.session(len(requests), length, 0), requests)
+        session = await host.session(len(requests), length, 0)
+        run = Run(session, requests, 1 if sampler and sampler.chooses_itself else None)
         while not await run.prefill():
             pass
         while run.running:
-            await run.read()
+            if sampler is not None and sampler.chooses_itself:
+                await run.choose(sampler)
+            else:
+                await run.read()
         return run.ids
     finally:
         host.turn.give()

@@ -311,11 +311,11 @@ class Device:
         dispatches: Sequence[Dispatch],
         *,
         times: int = 1,
-        copies: Iterable[tuple[Tensor, int, Readback, int, int]] = (),
+        copies: Iterable[tuple[Tensor, int, Tensor | Readback, int, int]] = (),
     ) -> None:
         """Run a recorded list `times` over in one compute pass and one submit.
 
-        copies: (source, offset, readback, offset, bytes), made after the pass.
+        copies: (source, offset, target, offset, bytes), made after the pass.
         """
         encoder = self.device.create_command_encoder()
         compute_pass = encoder.begin_compute_pass()

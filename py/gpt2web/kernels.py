@@ -308,11 +308,13 @@ def attention_chunk(
     chunk: Tensor,
     qkv: Tensor,
     cache: Tensor,
+    mask: Tensor,
     attended: Tensor,
     num_heads: int,
     tokens: int,
 ) -> Dispatch:
-    """attended [CHUNK, hidden]: each token over the cache up to its own position."""
+    """attended [CHUNK, hidden]: each token over the cache up to its own position, but for slots
+    that mask u32 [rows, length / 32] has a 0 bit for."""
     hidden = cache.shape[3]
     constants = {
         "HIDDEN": hidden,
@@ -320,7 +322,25 @@ def attention_chunk(
         "CACHE_LENGTH": cache.shape[2],
     }
     groups = (num_heads, ceil_div(tokens, BLOCK))
-    return device.kernel("attention_chunk", constants, [chunk, qkv, cache, attended], groups)
+    return device.kernel("attention_chunk", constants, [chunk, qkv, cache, mask, attended], groups)
+
+
+def scatter_chunk(
+    device: Device, chunk: Tensor, values: Tensor, output: Tensor, first_position: int, tokens: int
+) -> Dispatch:
+    """output [rows, length, width] gets values [CHUNK, width]; column 0 is first_position."""
+    _, length, width = output.shape
+    constants = {"WIDTH": width, "LENGTH": length, "FIRST_POSITION": first_position}
+    groups = (ceil_div(width, 64), tokens)
+    return device.kernel("scatter_chunk", constants, [chunk, values, output], groups)
+
+
+def token_loss(
+    device: Device, logits: Tensor, targets: Tensor, loss: Tensor, tokens: int
+) -> Dispatch:
+    """loss [n] = cross-entropy of targets u32 [n] under logits [n, vocabulary]"""
+    constants = {"VOCABULARY": logits.shape[1]}
+    return device.kernel("token_loss", constants, [logits, targets, loss], (tokens,))
 
 
 # Weights.

@@ -4,12 +4,15 @@ choosing itself happens on the GPU.
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
-from gpt2web.sampling import Sampling
+from gpt2web.arguments import to_lists
+from gpt2web.sampling import Sampling, choose
 
 
 def check_seed(seed: Any) -> int | None:
@@ -59,6 +62,27 @@ class Sampler:
     @property
     def temperature(self) -> float:
         return self.sampling.temperature
+
+    @property
+    def chooses_itself(self) -> bool:
+        """Whether a subclass overrides get_next_token: it is then asked at every step."""
+        return type(self).get_next_token is not Sampler.get_next_token
+
+    def get_next_token(self, probabilities: Any) -> list[int]:
+        """The next id of each row of probabilities [rows, vocabulary], as lists.
+
+        A subclass may override it, to choose from softmax(logits / temperature) after repetition
+        penalty and min-p; it may return a list or an array of ids. As it stands it chooses as the
+        GPU does, with the random numbers of the next call.
+        """
+        chosen = []
+        for row, own in enumerate(to_lists(probabilities)):
+            logits = [math.log(p) if p > 0 else -math.inf for p in own]
+            seed = (self.seed + row) & 0xFFFFFFFF
+            sampling = replace(self.sampling, temperature=float(self.sampling.temperature != 0))
+            chosen.append(choose(logits, sampling, seed=seed, call=self.calls).id)
+        self.calls += 1
+        return chosen
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -120,6 +144,17 @@ class TopPSampler(Sampler):
 
     def get_config(self) -> dict[str, Any]:
         return {"p": self.p, "k": self.k} | super().get_config()
+
+
+def checked_ids(ids: Any, rows: int, vocabulary: int) -> list[int]:
+    """What a get_next_token returned, as `rows` ids. ValueError: anything else."""
+    found = to_lists(ids)
+    if not isinstance(found, list) or len(found) != rows:
+        raise ValueError(f"get_next_token: wanted {rows} ids, one a row, got {ids!r}")
+    for i in found:
+        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < vocabulary:
+            raise ValueError(f"get_next_token: wanted ids of 0 to {vocabulary - 1}, got {i!r}")
+    return found
 
 
 SAMPLERS: dict[str, type[Sampler]] = {

@@ -10,18 +10,17 @@ from __future__ import annotations
 import json
 import math
 import struct
-from array import array
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from importlib.resources import files
+from typing import Any
 
-from gpt2web.backbone import Decoder
-from gpt2web.checkpoint import TensorEntry, tensor_shapes
+from gpt2web.checkpoint import tensor_shapes
 from gpt2web.config import GPT2Config
+from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session
 from gpt2web.gpu import Device, DeviceError, Tensor
-from gpt2web.safetensors import Stream
 from gpt2web.sampling import Sampling
-from gpt2web.weights import Weights
+from gpt2web.weights import ArrayCheckpoint, Weights
 
 CONFIG = GPT2Config(
     vocabulary_size=37,
@@ -54,14 +53,16 @@ def numbers(seed: int) -> Iterator[float]:
         yield ((seed >> 16) % 257 - 128) / 256
 
 
-def fixed_weights() -> dict[str, array[float]]:
-    """The test model's tensors under their checkpoint names, flat."""
+def fixed_weights() -> dict[str, list[Any]]:
+    """The test model's tensors under their checkpoint names, as nested lists."""
     source = numbers(1)
-    weights = {}
+    weights: dict[str, list[Any]] = {}
     for name, shape in tensor_shapes(CONFIG).items():
         gain = 1.0 if name.rsplit(".", 2)[-2].startswith("ln_") and name.endswith("weight") else 0.0
-        values = (gain + 2 * next(source) for _ in range(math.prod(shape)))
-        weights[name] = array("f", values)
+        values = [gain + 2 * next(source) for _ in range(math.prod(shape))]
+        width = shape[-1]
+        rows = [values[i : i + width] for i in range(0, len(values), width)]
+        weights[name] = values if len(shape) == 1 else rows
     return weights
 
 
@@ -71,34 +72,6 @@ def prompt(count: int) -> list[int]:
     return [int((next(source) + 0.5) * 256) % CONFIG.vocabulary_size for _ in range(count)]
 
 
-class _FixedCheckpoint:
-    """fixed_weights as a checkpoint."""
-
-    def __init__(self) -> None:
-        self.weights = fixed_weights()
-        self.total_bytes = sum(4 * len(values) for values in self.weights.values())
-
-    async def tensors(self) -> AsyncIterator[tuple[TensorEntry, Stream]]:
-        for name, shape in tensor_shapes(CONFIG).items():
-            data = self.weights[name].tobytes()
-            yield TensorEntry(name, "F32", shape, len(data)), _Bytes(data)
-
-
-class _Bytes:
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.size = len(data)
-
-    async def read_bytes(self, count: int) -> bytes:
-        data, self.data = self.data[:count], self.data[count:]
-        return data
-
-    read = read_bytes
-
-    def close(self) -> None:
-        pass
-
-
 async def compute(device: Device, precision: str) -> dict[str, list[float]]:
     """What the device leaves in each buffer: {"long/q": values, ...}, and {"long/ring": [id,
     log-probability, then alternatives with theirs]}."""
@@ -106,7 +79,7 @@ async def compute(device: Device, precision: str) -> dict[str, list[float]]:
     decoder = Decoder(device, CONFIG, weights, 1, CONFIG.max_sequence_length)
     session = Session(decoder, ALTERNATIVES)
     try:
-        await weights.load(_FixedCheckpoint())
+        await weights.load(ArrayCheckpoint(CONFIG, fixed_weights()))
         found: dict[str, list[float]] = {}
         for name, count in PROMPTS.items():
             decoder.cached[0] = []

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
 
 from gpt2web import kernels
+from gpt2web.arguments import array_shape, f32_bytes
 from gpt2web.checkpoint import TensorEntry, tensor_shapes
 from gpt2web.config import GPT2Config
 from gpt2web.gpu import Device, Tensor
@@ -87,6 +88,52 @@ class Weights:
         for weight in self.matrices.values():
             for part in weight.parts:
                 part.words.destroy()
+
+
+class ArrayCheckpoint:
+    """Tensors that are already in memory: {checkpoint name: array}, with "transformer." or without.
+
+    Raises ValueError for a tensor that is missing, unknown, or not of the config's shape.
+    """
+
+    def __init__(self, config: GPT2Config, arrays: Mapping[str, Any]) -> None:
+        self._shapes = tensor_shapes(config)
+        self._arrays = {name.removeprefix("transformer."): a for name, a in arrays.items()}
+        self._arrays.pop("lm_head.weight", None)  # tied to wte
+        missing = [name for name in self._shapes if name not in self._arrays]
+        unknown = [name for name in self._arrays if name not in self._shapes]
+        if missing or unknown:
+            what = f"{missing[0]} is missing" if missing else f"{unknown[0]} is no tensor of it"
+            raise ValueError(
+                f"weights: wanted the {len(self._shapes)} tensors of this GPT-2; {what}"
+            )
+        self.total_bytes = sum(4 * math.prod(shape) for shape in self._shapes.values())
+
+    async def tensors(self) -> AsyncIterator[tuple[TensorEntry, Stream]]:
+        for name, shape in self._shapes.items():
+            found = array_shape(self._arrays[name])
+            if found != shape:
+                raise ValueError(f"weights: {name} has the shape {found}, wanted {shape}")
+            data = f32_bytes(self._arrays[name])
+            yield TensorEntry(name, "F32", shape, len(data)), BytesStream(data)
+
+
+class BytesStream:
+    """A checkpoint.Stream over bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+        self.size = len(data)
+
+    async def read(self, count: int) -> memoryview:
+        data, self._data = self._data[:count], self._data[count:]
+        return data
+
+    async def read_bytes(self, count: int) -> bytes:
+        return bytes(await self.read(count))
+
+    def close(self) -> None:
+        self._data = memoryview(b"")
 
 
 class _Loader:
