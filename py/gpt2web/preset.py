@@ -7,27 +7,47 @@ from importlib.resources import files
 from pathlib import Path
 
 from gpt2web.checkpoint import CheckpointError, Folder, LocalFolder
-from gpt2web.config import GPT2Config
+from gpt2web.config import ALIASES, GPT2Config, preset_name
 from gpt2web.safetensors import parse_json
 from gpt2web.tokenizer import GPT2Tokenizer
 
+page_base_url = ""  # in the page: the address, ending in a slash, of the folder that holds models/
+
 
 def open_folder(preset: str | Path, base_url: str | None = None) -> Folder:
-    """The folder of a bundled model's name, or of a path; in the page models/<name> at base_url."""
+    """Where a model lies: a bundled model's name, a local folder, or a folder's URL. In the page a
+    name is models/<name> at base_url, and a URL must be of the page's own origin."""
+    name = str(preset)
     if sys.platform == "emscripten":
         from gpt2web.webgpu import FetchFolder
 
-        return FetchFolder(f"{base_url or ''}models/{preset}")
-    if isinstance(preset, str) and "/" not in preset:
-        bundled = files("gpt2web.models") / preset
-        if bundled.is_dir():
-            return LocalFolder(str(bundled))
+        base = base_url or page_base_url
+        if "://" not in name:
+            return FetchFolder(f"{base}models/{_canonical(name)}")
+        if name.split("/")[:3] != base.split("/")[:3]:
+            raise CheckpointError(
+                f"{name} is not of this page's origin: nothing leaves it, so a model must lie "
+                f"beside the page, under {base}"
+            )
+        return FetchFolder(name)
+    if "://" in name:
+        from gpt2web.url_folder import UrlFolder  # the page, which cannot use it, need not load it
+
+        return UrlFolder(name)
     if Path(preset).is_dir():
         return LocalFolder(preset)
+    bundled = files("gpt2web.models")
+    if isinstance(preset, str) and "/" not in preset and (bundled / _canonical(name)).is_dir():
+        return LocalFolder(str(bundled / _canonical(name)))
     raise CheckpointError(
-        f"no model at {str(preset)!r}: wanted a bundled model (stories), or a folder with "
-        "config.json, merges.txt and model.safetensors"
+        f"no model at {name!r}: wanted a bundled model (stories), or the path or URL of a folder "
+        "with config.json, merges.txt and model.safetensors"
     )
+
+
+def _canonical(name: str) -> str:
+    """A preset's own name where an alias is given."""
+    return preset_name(name) if name in ALIASES else name
 
 
 async def read_config(folder: Folder) -> GPT2Config:
