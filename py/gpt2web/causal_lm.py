@@ -17,7 +17,7 @@ from gpt2web.checkpoint import Folder, open_checkpoint
 from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session, TextStream, collect
-from gpt2web.gpu import MAX_ROWS, Device, Tensor, block_on
+from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, block_on
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
 from gpt2web.preset import open_folder, read_config, read_tokenizer, reads_start_token
 from gpt2web.sampling import Sampling
@@ -53,6 +53,7 @@ class GPT2CausalLM:
         self.self_test = "not run"
         self.turn = Turn()
         self.sampler = samplers.get("top_k")
+        self._closed = False
         self._decoder: Decoder | None = None
         self._sessions: dict[int, Session] = {}  # of the decoder, by number of alternatives
 
@@ -159,6 +160,7 @@ class GPT2CausalLM:
 
     def close(self) -> None:
         """Free everything on the GPU. The model is of no use then."""
+        self._closed = True
         self._drop_decoder()
         self.backbone.destroy()
         if self.backbone.device is not None:
@@ -201,7 +203,7 @@ class GPT2CausalLM:
 
         Raises TypeError and ValueError at once, DeviceError from the iterator.
         """
-        tokenizer = self._tokenizer()
+        tokenizer = self.tokenizer
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         checked_seed = samplers.check_seed(seed)
         seed = samplers.draw_seed() if checked_seed is None else checked_seed
@@ -252,7 +254,7 @@ class GPT2CausalLM:
     def prompt_ids(self, text: str, parse_special: bool = False) -> list[int]:
         """The ids that `stream` continues: the text's, behind <|endoftext|> where the model wants
         it, or where there is no text."""
-        tokenizer = self._tokenizer()
+        tokenizer = self.tokenizer
         ids: list[int] = tokenizer.tokenize(text) if parse_special else tokenizer.encode_plain(text)
         if self.add_start_token or not ids:
             ids = [tokenizer.start_token_id, *ids]
@@ -290,8 +292,8 @@ class GPT2CausalLM:
         if isinstance(inputs, Mapping):
             prompt = _resized(inputs, max_length)
         else:
-            self._tokenizer()
-            assert self.preprocessor is not None
+            if self.preprocessor is None:
+                raise ValueError("this model has no preprocessor: pass token_ids and padding_mask")
             texts = inputs if isinstance(inputs, str) else list(inputs)
             length = max_length or min(
                 self.preprocessor.sequence_length, self.backbone.config.max_sequence_length
@@ -496,7 +498,7 @@ class GPT2CausalLM:
         found: list[tuple[int, float]] = []
         at = 1  # of the next id to score
         while at < len(ids):
-            first = self._tokenizer().start_token_id if self.add_start_token else ids[at - 1]
+            first = self.tokenizer.start_token_id if self.add_start_token else ids[at - 1]
             window = [first, *ids[at : at + context]]
             inputs, targets = window[:-1], window[1:]
             losses = await (await self.score_async([inputs], None, "loss", [targets])).read()
@@ -522,6 +524,8 @@ class GPT2CausalLM:
 
     async def session(self, rows: int, length: int, alternatives: int) -> Session:
         """The buffers and recorded calls for a batch; those of the last shape are kept."""
+        if self._closed:
+            raise DeviceError("this model was closed: load it again")
         device, weights = await self.backbone.ready()
         decoder = self._decoder
         if decoder is None or (decoder.rows, decoder.length) != (rows, length):
@@ -548,7 +552,9 @@ class GPT2CausalLM:
         needed = max(len(request.prompt) + request.limit for request in requests)
         return min(context, -(-needed // 64) * 64)
 
-    def _tokenizer(self) -> GPT2Tokenizer:
+    @property
+    def tokenizer(self) -> GPT2Tokenizer:
+        """The preprocessor's. Raises ValueError where there is none."""
         if self.preprocessor is None:
             raise ValueError("this model has no preprocessor: give it one, or pass token ids")
         return self.preprocessor.tokenizer

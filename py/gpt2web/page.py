@@ -108,7 +108,7 @@ class Page:
         return self.lm
 
     def tokenizer(self) -> GPT2Tokenizer:
-        return self.loaded().preprocessor.tokenizer
+        return self.loaded().tokenizer
 
     def result(self, number: int, value: object) -> None:
         self.post({"type": "result", "id": number, "value": value})
