@@ -9,7 +9,7 @@ from gpt2web import kernels
 from gpt2web.arguments import to_lists
 from gpt2web.chunks import KVCache, hidden_states
 from gpt2web.config import GPT2Config
-from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, block_on
+from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, blocking
 from gpt2web.weights import ArrayCheckpoint, Progress, Source, Weights
 
 
@@ -96,9 +96,7 @@ class GPT2Backbone:
         finally:
             cache.destroy()
 
-    def __call__(self, inputs: Any) -> Tensor:
-        """call_async, natively, to its end."""
-        return block_on(self.call_async(inputs), "backbone.call_async")
+    __call__ = blocking(call_async)
 
     def check_inputs(self, inputs: Any) -> tuple[list[list[int]], list[list[bool]] | None]:
         """token_ids and padding_mask as lists, or None for a mask without holes.
@@ -159,9 +157,7 @@ class GPT2Backbone:
         passed over. Raises ValueError naming the tensor that is missing, unknown or misshapen."""
         await self.load(ArrayCheckpoint(self.config, weights))
 
-    def load_weights(self, weights: Mapping[str, Any]) -> None:
-        """load_weights_async, natively, to its end."""
-        block_on(self.load_weights_async(weights), "backbone.load_weights_async")
+    load_weights = blocking(load_weights_async)
 
     def summary(self) -> str:
         """The model's parts, with shapes and parameters, as a table."""

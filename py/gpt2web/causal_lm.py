@@ -17,7 +17,7 @@ from gpt2web.checkpoint import Folder, open_checkpoint
 from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session, TextStream, collect
-from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, block_on
+from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, block_on, blocking
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
 from gpt2web.preset import open_folder, read_config, read_tokenizer, reads_start_token
 from gpt2web.sampling import Sampling
@@ -307,9 +307,7 @@ class GPT2CausalLM:
         assert self.preprocessor is not None
         return self.preprocessor.generate_postprocess(outputs)
 
-    def generate(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        """generate_async, natively, to its end."""
-        return block_on(self.generate_async(inputs, *arguments, **options), "generate_async")
+    generate = blocking(generate_async)
 
     async def generate_step_async(
         self, inputs: Mapping[str, Any], stop_token_ids: Iterable[int] | None = None
@@ -353,9 +351,7 @@ class GPT2CausalLM:
             return {"token_ids": rows[0], "padding_mask": masks[0]}
         return {"token_ids": rows, "padding_mask": masks}
 
-    def generate_step(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """generate_step_async, natively, to its end."""
-        return block_on(self.generate_step_async(*arguments, **options), "generate_step_async")
+    generate_step = blocking(generate_step_async)
 
     def make_generate_function(self) -> Callable[..., dict[str, Any]]:
         """What generate() runs on ids: generate_step. Nothing is compiled that could be kept."""
@@ -390,11 +386,9 @@ class GPT2CausalLM:
         """
         return self._head(await self.backbone.call_async(inputs))
 
-    def __call__(self, inputs: Any) -> Tensor:
-        """call_async, natively, to its end."""
-        return block_on(self.call_async(inputs), "call_async")
+    __call__ = blocking(call_async)
 
-    call = __call__
+    call = blocking(call_async)
 
     async def call_with_cache_async(
         self, token_ids: Any, cache: Any, cache_update_index: int
@@ -424,14 +418,7 @@ class GPT2CausalLM:
         hidden = await hidden_states(weights, cache, ids, index)
         return self._head(hidden), hidden, cache
 
-    def call_with_cache(
-        self, token_ids: Any, cache: Any, cache_update_index: int
-    ) -> tuple[Tensor, Tensor, KVCache]:
-        """call_with_cache_async, natively, to its end."""
-        return block_on(
-            self.call_with_cache_async(token_ids, cache, cache_update_index),
-            "call_with_cache_async",
-        )
+    call_with_cache = blocking(call_with_cache_async)
 
     async def build_cache_async(self, token_ids: Any) -> tuple[Tensor, KVCache]:
         """Hidden states [batch, length, hidden_dim] of tokens, and a cache of `length` slots that
@@ -441,9 +428,7 @@ class GPT2CausalLM:
         cache = KVCache(device, self.backbone.config, len(ids), len(ids[0]))
         return await hidden_states(weights, cache, ids), cache
 
-    def build_cache(self, token_ids: Any) -> tuple[Tensor, KVCache]:
-        """build_cache_async, natively, to its end."""
-        return block_on(self.build_cache_async(token_ids), "build_cache_async")
+    build_cache = blocking(build_cache_async)
 
     def _head(self, hidden: Tensor) -> Tensor:
         assert self.backbone.device is not None and self.backbone.weights is not None
@@ -482,9 +467,7 @@ class GPT2CausalLM:
         assert self.backbone.weights is not None
         return await losses_of(self.backbone.weights, hidden, [i for row in targets for i in row])
 
-    def score(self, *arguments: Any, **options: Any) -> Tensor:
-        """score_async, natively, to its end."""
-        return block_on(self.score_async(*arguments, **options), "score_async")
+    score = blocking(score_async)
 
     async def log_probabilities_async(self, text: str) -> list[tuple[int, float]]:
         """Each id of a text with its natural log-probability after those before it.
@@ -507,9 +490,7 @@ class GPT2CausalLM:
             at += len(targets)
         return found
 
-    def log_probabilities(self, text: str) -> list[tuple[int, float]]:
-        """log_probabilities_async, natively, to its end."""
-        return block_on(self.log_probabilities_async(text), "log_probabilities_async")
+    log_probabilities = blocking(log_probabilities_async)
 
     async def perplexity_async(self, text: str) -> float:
         """exp of the mean loss of a text's ids, as log_probabilities_async gives them."""
@@ -518,9 +499,7 @@ class GPT2CausalLM:
             raise ValueError("perplexity: the text has no token that another one foretells")
         return math.exp(-math.fsum(logprob for _, logprob in found) / len(found))
 
-    def perplexity(self, text: str) -> float:
-        """perplexity_async, natively, to its end."""
-        return block_on(self.perplexity_async(text), "perplexity_async")
+    perplexity = blocking(perplexity_async)
 
     async def session(self, rows: int, length: int, alternatives: int) -> Session:
         """The buffers and recorded calls for a batch; those of the last shape are kept."""

@@ -10,16 +10,18 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import ContextVar
+from functools import wraps
 from importlib.resources import files
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 if sys.platform == "emscripten":
     import gpt2web.webgpu  # noqa: F401  registers the browser's backend
 import wgpu
 
 MAX_ROWS = 256  # rows of a batch: what state.wgsl and sampling.wgsl declare
+P = ParamSpec("P")
 T = TypeVar("T")
 _blocking: ContextVar[bool] = ContextVar("blocking", default=False)
 
@@ -87,6 +89,18 @@ def block_on(coroutine: Coroutine[Any, Any, T], twin: str) -> T:
     raise RuntimeError(
         f"cannot block on something only an event loop can do: use `await {twin}(...)`"
     )
+
+
+def blocking(coroutine_function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """The plain form of an _async function or method: `generate = blocking(generate_async)`."""
+
+    @wraps(coroutine_function)
+    def plain(*arguments: P.args, **options: P.kwargs) -> T:
+        twin = coroutine_function.__qualname__
+        return block_on(coroutine_function(*arguments, **options), twin)
+
+    plain.__name__ = coroutine_function.__name__.removesuffix("_async")
+    return plain
 
 
 class Dispatch(NamedTuple):
