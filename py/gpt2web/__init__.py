@@ -5,10 +5,10 @@ from gpt2web.backbone import GPT2Backbone
 from gpt2web.causal_lm import GPT2CausalLM
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.config import GPT2Config
-from gpt2web.generate import Piece
 from gpt2web.gpu import DeviceError
 from gpt2web.packer import StartEndPacker
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor, GPT2Preprocessor
+from gpt2web.stream import Piece
 from gpt2web.tokenizer import BytePairTokenizer, GPT2Tokenizer
 
 __all__ = [

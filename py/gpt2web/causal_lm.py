@@ -16,11 +16,12 @@ from gpt2web.backbone import GPT2Backbone
 from gpt2web.checkpoint import Folder, open_checkpoint
 from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of
 from gpt2web.decoder import Decoder
-from gpt2web.generate import Request, Run, Session, TextStream, collect
+from gpt2web.generate import Request, Run, Session, collect
 from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, block_on, blocking
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
 from gpt2web.preset import open_folder, read_config, read_tokenizer, reads_start_token
 from gpt2web.sampling import Sampling
+from gpt2web.stream import TextStream
 from gpt2web.tokenizer import GPT2Tokenizer
 from gpt2web.turn import Turn
 from gpt2web.weights import Progress

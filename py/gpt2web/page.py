@@ -15,8 +15,8 @@ from typing import Any
 
 from gpt2web.causal_lm import GPT2CausalLM
 from gpt2web.checkpoint import CheckpointError
-from gpt2web.generate import Piece
 from gpt2web.gpu import DeviceError
+from gpt2web.stream import Piece
 from gpt2web.tokenizer import GPT2Tokenizer
 
 Message = dict[str, Any]
