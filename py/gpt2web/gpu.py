@@ -106,15 +106,22 @@ class Tensor:
 
     def __init__(self, device: Device, buffer: Any, shape: tuple[int, ...], dtype: str) -> None:
         self.device = device
-        self.buffer = buffer
         self.shape = shape
         self.dtype = dtype
+        self._buffer = buffer
 
     def __repr__(self) -> str:
         return f"Tensor(shape={self.shape}, dtype={self.dtype!r})"
 
     def __del__(self) -> None:
         self.destroy()
+
+    @property
+    def buffer(self) -> Any:
+        """The GPUBuffer. Raises DeviceError once it is destroyed."""
+        if self._buffer is None:
+            raise DeviceError(f"{self} was destroyed: its GPU memory is free")
+        return self._buffer
 
     @property
     def size(self) -> int:
@@ -126,10 +133,10 @@ class Tensor:
 
     def destroy(self) -> None:
         """Free the GPU memory now; later uses fail. Does nothing the second time."""
-        if self.buffer is not None:
+        if self._buffer is not None:
             self.device.forget(self)
-            self.buffer.destroy()
-            self.buffer = None
+            self._buffer.destroy()
+            self._buffer = None
 
     async def read(self) -> Any:
         """The values, copied to the CPU: a memoryview of `shape`, format "f" or "I"."""
