@@ -660,11 +660,11 @@ def normals(seed, stream, first_pair, pairs):
 
 def draw_normals(device, count, seed, stream, first_pair=0, scale=1.0):
     pairs = ceil_div(count, 2)
-    piece = upload(device, np.uint32([first_pair, pairs, 0, 0]), uniform=True)
+    piece = upload(device, np.uint32([first_pair, pairs, seed, stream]), uniform=True)
     values = untouched(device, (count + count % 2,))
     run(
         device,
-        kernels.random_normal(device, piece, values, seed=seed, stream=stream, scale=scale),
+        kernels.random_normal(device, piece, values, pairs=pairs, scale=scale),
     )
     return download(values)[:count]
 
@@ -830,7 +830,7 @@ def variants():
             kernels.select(recorder, state, state, logits, logits, summaries, flags, ring)
             if words > 2:
                 kernels.alternatives(recorder, state, logits, summaries, ring)
-    kernels.random_normal(recorder, state, logits, seed=2**32 - 1, stream=3, scale=0.02)
+    kernels.random_normal(recorder, state, logits, pairs=2, scale=0.02)
     return [(name, dict(constants)) for name, constants in recorder.variants]
 
 

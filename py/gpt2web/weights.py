@@ -140,9 +140,9 @@ class _Loader:
                 self.device.write(self.source, struct.pack("<f", value) * (size // 4))
             else:
                 pairs = ceil_div(size, 8)
-                self.device.write(self.piece, struct.pack("<4I", first_pair, pairs, 0, 0))
+                self.device.write(self.piece, struct.pack("<4I", first_pair, pairs, seed, stream))
                 call = kernels.random_normal(
-                    self.device, self.piece, self.source, seed=seed, stream=stream, scale=scale
+                    self.device, self.piece, self.source, pairs=pairs, scale=scale
                 )
                 self.device.submit([call])
                 first_pair += pairs
