@@ -17,7 +17,10 @@ from typing import Any, NamedTuple, TypeVar
 
 if sys.platform == "emscripten":
     import gpt2web.webgpu  # noqa: F401  registers the browser's backend
-import wgpu
+try:
+    import wgpu
+except ModuleNotFoundError:  # all but the GPU works without it; _request_adapter says what to do
+    wgpu = None
 
 MAX_ROWS = 256  # rows of a batch: what state.wgsl and sampling.wgsl declare
 T = TypeVar("T")
@@ -413,6 +416,8 @@ def describe(adapter: Any) -> str:
 
 
 async def _request_adapter(name: str | None) -> Any:
+    if wgpu is None:
+        raise DeviceError("wgpu is not installed: pip install 'gpt2web[native]'")
     try:
         if sys.platform != "emscripten":
             importlib.import_module("wgpu.backends.auto")  # loads wgpu-native
