@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for build.py
 
@@ -30,6 +31,8 @@ if "XDG_RUNTIME_DIR" not in os.environ:
     atexit.register(_runtime.cleanup)
     os.environ["XDG_RUNTIME_DIR"] = _runtime.name
 
+from gpt2web.backbone import GPT2Backbone
+from gpt2web.checkpoint import LocalFolder, open_checkpoint
 from gpt2web.gpu import DEFAULT_LIMITS, Device, DeviceError, Tensor, block_on
 
 ADAPTERS = ("llvmpipe", "SwiftShader")
@@ -112,3 +115,18 @@ def download(tensor: Tensor) -> np.ndarray:
 def is_untouched(values: np.ndarray) -> np.ndarray:
     """Which elements of `download` nothing was written to."""
     return values.view(np.uint32) == UNTOUCHED
+
+
+def load_backbone(
+    device: Device, model: Any, folder: Path, *, dtype: str = "F32", precision: str = "f32"
+) -> GPT2Backbone:
+    """A backbone with the weights of a recorded model (its .fields and .weights), by way of a
+    checkpoint of `dtype` in `folder`."""
+    reference.write_safetensors(folder / "model.safetensors", model.weights, dtype)
+    backbone = GPT2Backbone(**model.fields, device=device, precision=precision)
+    block_on(_load(backbone, folder), "load")
+    return backbone
+
+
+async def _load(backbone: GPT2Backbone, folder: Path) -> None:
+    await backbone.load(await open_checkpoint(LocalFolder(folder), backbone.config))

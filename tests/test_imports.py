@@ -11,11 +11,14 @@ PACKAGE = Path(__file__).parent.parent / "py" / "gpt2web"
 # A module may import from its own line (not in a circle) and from the lines above it.
 LAYERS = (
     "arguments unicode_table",
-    "config safetensors bpe vocabulary tokenizer packer",
-    "preprocessor checkpoint webgpu gpu",
+    "config safetensors bpe vocabulary tokenizer packer sampling",
+    "preprocessor checkpoint webgpu url_folder sampler",
+    "gpu",
     "kernels turn",
-    "weights backbone layers sampling sampler samplers",
-    "causal_lm generate selftest",
+    "weights chunks decoder",
+    "backbone layers",
+    "generate search stream selftest preset",
+    "causal_lm",
     "page convert __main__ __init__",
 )
 RANKS = {name: rank for rank, line in enumerate(LAYERS) for name in line.split()}
@@ -87,7 +90,7 @@ def test_our_imports_run_one_way() -> None:
         ({"kernels": "def f():\n    from gpt2web import page"}, "kernels imports page, which lies"),
         ({"backbone": "import wgpu.backends"}, "backbone imports wgpu, which only"),
         ({"page": "if True:\n    from pyodide.ffi import x"}, "page imports pyodide, which only"),
-        ({"samplers": "import numpy as np"}, "samplers imports numpy where"),
+        ({"sampler": "import numpy as np"}, "sampler imports numpy where"),
         ({"helpers": ""}, "helpers is not in LAYERS"),
         (
             {"tokenizer": "from gpt2web.bpe import x", "bpe": "from gpt2web import tokenizer"},

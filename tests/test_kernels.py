@@ -15,8 +15,9 @@ import pytest
 import reference
 from adapters import download, holding, is_untouched, new_device, untouched, upload
 from gpt2web import gpu, kernels
-from gpt2web.backbone import Decoder
+from gpt2web.chunks import Chunks
 from gpt2web.config import GPT2Config
+from gpt2web.decoder import Decoder
 from gpt2web.gpu import DEFAULT_LIMITS, DeviceError
 from gpt2web.kernels import BLOCK, CHUNK, SPLIT, Norm, Weight, WeightPart, ceil_div
 from gpt2web.weights import Weights, _Loader
@@ -497,7 +498,14 @@ def check_attention_chunk(device, case):
     run(
         device,
         kernels.attention_chunk(
-            device, chunk, upload(device, qkv), upload(device, cache), attended, heads, tokens
+            device,
+            chunk,
+            upload(device, qkv),
+            upload(device, cache),
+            upload(device, np.full((rows, ceil_div(length, 32)), 0xFFFFFFFF, np.uint32)),
+            attended,
+            heads,
+            tokens,
         ),
     )
     got = download(attended)
@@ -660,11 +668,11 @@ def normals(seed, stream, first_pair, pairs):
 
 def draw_normals(device, count, seed, stream, first_pair=0, scale=1.0):
     pairs = ceil_div(count, 2)
-    piece = upload(device, np.uint32([first_pair, pairs, 0, 0]), uniform=True)
+    piece = upload(device, np.uint32([first_pair, pairs, seed, stream]), uniform=True)
     values = untouched(device, (count + count % 2,))
     run(
         device,
-        kernels.random_normal(device, piece, values, seed=seed, stream=stream, scale=scale),
+        kernels.random_normal(device, piece, values, pairs=pairs, scale=scale),
     )
     return download(values)[:count]
 
@@ -817,6 +825,9 @@ def variants():
             weights = Weights(recorder, config, precision)
             decoder = Decoder(recorder, config, weights, 1, config.max_sequence_length)
             decoder.prefill([(0, 0, [0])])
+            output = recorder.tensor((1, 3, config.hidden_dim))
+            Chunks(decoder.cache, weights, output).run([(0, 0, [0])])
+            kernels.token_loss(recorder, decoder.logits, decoder.state, decoder.x, 1)
             loader = _Loader(weights, 0, None)
             for name in ("wte.weight", "h.0.attn.c_attn.weight", "h.0.ln_1.bias"):
                 for dtype in kernels.PIECE_TYPES:
@@ -830,7 +841,7 @@ def variants():
             kernels.select(recorder, state, state, logits, logits, summaries, flags, ring)
             if words > 2:
                 kernels.alternatives(recorder, state, logits, summaries, ring)
-    kernels.random_normal(recorder, state, logits, seed=2**32 - 1, stream=3, scale=0.02)
+    kernels.random_normal(recorder, state, logits, pairs=2, scale=0.02)
     return [(name, dict(constants)) for name, constants in recorder.variants]
 
 

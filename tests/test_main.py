@@ -1,7 +1,6 @@
 """The command line, on a fake model: what it prints, when it ends, and how it fails."""
 
 import asyncio
-import builtins
 import io
 import json
 import os
@@ -12,8 +11,11 @@ import types
 from pathlib import Path
 from typing import Any
 
+import gpt2web.__main__ as command_line
 import pytest
 from gpt2web.__main__ import main
+from gpt2web.checkpoint import CheckpointError
+from gpt2web.gpu import DeviceError
 
 HERE = Path(__file__).parent
 
@@ -88,27 +90,12 @@ class EndlessModel(FakeModel):
         return Stream()
 
 
-def install(model: type[FakeModel]) -> None:
-    """Puts the fake where the command line imports the model, and its errors, from."""
-    for name, member in (
-        ("causal_lm", ("GPT2CausalLM", model)),
-        ("checkpoint", ("CheckpointError", type("CheckpointError", (Exception,), {}))),
-        ("gpu", ("DeviceError", type("DeviceError", (Exception,), {}))),
-    ):
-        module = types.ModuleType(f"gpt2web.{name}")
-        setattr(module, *member)
-        sys.modules[module.__name__] = module
-
-
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> type[FakeModel]:
-    for name in ("causal_lm", "checkpoint", "gpu"):
-        monkeypatch.setitem(sys.modules, f"gpt2web.{name}", types.ModuleType(name))
-
     class Model(FakeModel):
         calls: list[tuple[str, Any]] = []  # noqa: RUF012
 
-    install(Model)
+    monkeypatch.setattr(command_line, "GPT2CausalLM", Model)
     return Model
 
 
@@ -226,12 +213,11 @@ def test_says_that_the_context_is_full(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("kind", ["ValueError", "DeviceError", "CheckpointError", "OSError"])
+@pytest.mark.parametrize("kind", [ValueError, DeviceError, CheckpointError, OSError])
 def test_a_failure_is_one_sentence_and_frees_the_model(
-    model: type[FakeModel], capsys: pytest.CaptureFixture[str], kind: str
+    model: type[FakeModel], capsys: pytest.CaptureFixture[str], kind: type[Exception]
 ) -> None:
-    modules = [builtins, sys.modules["gpt2web.gpu"], sys.modules["gpt2web.checkpoint"]]
-    model.error = next(vars(m)[kind] for m in modules if kind in vars(m))("the sentence")
+    model.error = kind("the sentence")
     assert main(["Hi"]) == 1
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "gpt2web: the sentence\n")
@@ -283,8 +269,9 @@ def test_without_wgpu_there_is_help_and_a_way_to_install_it() -> None:
 
 def start_endless(**streams: Any) -> subprocess.Popen[bytes]:
     code = (
-        "import sys, test_main; test_main.install(test_main.EndlessModel);"
-        "from gpt2web.__main__ import main; sys.exit(main(['Once']))"
+        "import sys, test_main, gpt2web.__main__ as command_line;"
+        "command_line.GPT2CausalLM = test_main.EndlessModel;"
+        "sys.exit(command_line.main(['Once']))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code],

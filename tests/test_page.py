@@ -13,12 +13,12 @@ import pytest
 from browser import CHROMIUM_FLAGS, ROOT, TestServer, find_chromium, serve_folder
 from gpt2web import page as page_module
 from gpt2web.checkpoint import CheckpointError
-from gpt2web.generate import Piece
 from gpt2web.gpu import DeviceError
-from playwright.sync_api import Browser, Page, expect
+from gpt2web.stream import Piece
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 WEB = ROOT / "web"
-LOAD_MS = 60_000  # Pyodide, the model and every pipeline on two cores
+LOAD_MS = 120_000  # Pyodide, the model, every pipeline in software; more when the machine is busy
 WRITE_MS = 30_000
 POLICY = (
     "default-src 'none'; script-src 'self' blob: 'wasm-unsafe-eval'; connect-src 'self'; "
@@ -37,6 +37,12 @@ class ScriptedStream:
 
     def cancel(self) -> None:
         self.cancelled = True
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         for number, text in enumerate(self.texts):
@@ -93,26 +99,13 @@ def test_pieces_that_came_without_a_wait_travel_in_one_message() -> None:
     assert 0 <= timing["firstToken"] < timing["seconds"]
 
 
-def test_two_generations_at_once_are_done_in_order() -> None:
-    answers = answers_to(generate(1, "a|wait|b"), generate(2, "c|wait|d"))
-    assert [answer["id"] for answer in answers] == sorted(answer["id"] for answer in answers)
-    assert (text_of(answers, 1), text_of(answers, 2)) == ("ab", "cd")
-
-
-def test_a_cancelled_generation_ends_with_a_piece_that_says_so_and_the_next_one_runs() -> None:
+def test_cancel_reaches_the_generation_it_names_and_ignores_others() -> None:
     cancel = {"type": "cancel", "id": 1}
     answers = answers_to(generate(1, "a|wait|b"), generate(2, "c|wait|d"), cancel)
     assert "b" not in text_of(answers, 1)
     assert [a for a in answers if a["id"] == 1][-1]["pieces"][-1]["finishReason"] == "cancelled"
     assert text_of(answers, 2) == "cd"
-
-
-def test_a_waiting_generation_can_be_cancelled_and_a_finished_one_ignores_it() -> None:
-    answers = answers_to(
-        generate(1, "a|wait|b"), generate(2, "c"), {"type": "cancel", "id": 2}, generate(3, "e")
-    )
-    answers += answers_to({"type": "cancel", "id": 9})
-    assert (text_of(answers, 1), text_of(answers, 2), text_of(answers, 3)) == ("ab", "", "e")
+    assert answers_to({"type": "cancel", "id": 9}) == []
 
 
 def test_an_error_is_an_answer_and_the_next_generation_runs() -> None:
@@ -124,7 +117,7 @@ def test_an_error_is_an_answer_and_the_next_generation_runs() -> None:
     assert "nonsense" in next(a for a in answers if a["id"] == 3)["error"]["message"]
 
 
-@pytest.mark.parametrize("kind", [CheckpointError, DeviceError, FileNotFoundError, TypeError])
+@pytest.mark.parametrize("kind", [CheckpointError, DeviceError, TypeError, ValueError])
 def test_public_errors_keep_their_name_and_text(kind: type[Exception]) -> None:
     described = page_module.describe(kind("what was wrong"))
     assert (described["name"], described["message"]) == (kind.__name__, "what was wrong")
@@ -161,17 +154,20 @@ def test_nothing_is_ever_taken_as_html() -> None:
 # --- the writing page in Chromium -------------------------------------------------------------
 
 
-def open_page(browser: Browser, url: str) -> Page:
-    page = browser.new_context().new_page()
+def open_page(context: BrowserContext, url: str) -> Page:
+    """The page with the model ready; fails with what the page says where it is not."""
+    page = context.new_page()
     page.goto(url)
-    expect(page.locator("#generate")).to_be_enabled(timeout=LOAD_MS)
+    end = "#generate:enabled, #problem:not([hidden]), #no-webgpu:not([hidden])"
+    page.wait_for_selector(end, timeout=LOAD_MS)
+    assert page.is_enabled("#generate"), page.inner_text("main")
     return page
 
 
 @pytest.fixture(scope="module")
 def writer(browser: Browser, server: TestServer) -> Iterator[Page]:
     """The page, loaded from its sub-path, with the model ready."""
-    page = open_page(browser, server.url)
+    page = open_page(browser.new_context(), server.url)
     yield page
     page.context.close()
 
@@ -236,7 +232,7 @@ def test_the_panel_says_what_is_running_and_that_it_is_software(writer: Page) ->
     assert re.search(r"GPU memory\s+\d+\.\d MB", running)
     for name in ("Adapter", "Precision", "Kernels", "Self-test"):
         assert re.search(rf"{name}\s+\w+", running), name
-    assert "SwiftShader" in writer.inner_text("#software")
+    assert "swiftshader" in writer.inner_text("#software").lower()
     assert writer.input_value("#temperature") == "0.8"  # generation_config.json's
     assert writer.input_value("#top-k") == "40"
     assert "lose their thread" in writer.inner_text("#model-limits")
@@ -312,9 +308,7 @@ def test_it_writes_with_the_server_stopped_and_asked_no_other_origin(
     context = browser.new_context()
     asked: list[str] = []
     context.on("request", lambda request: asked.append(request.url))
-    page = context.new_page()
-    page.goto(own_server.url)
-    expect(page.locator("#generate")).to_be_enabled(timeout=LOAD_MS)
+    page = open_page(context, own_server.url)
     own_server.stop()
     assert page.evaluate("() => fetch('style.css').then(() => 'there', () => 'gone')") == "gone"
     assert len(write(page, "The moon", 12)) > 12
@@ -429,7 +423,8 @@ def test_another_page_loads_it_and_hears_of_progress(other_page: Page) -> None:
     assert info["parameters"] == 5_885_952
     assert info["software"] is True
     assert {"adapter", "precision", "kernels", "selfTest", "gpuBytes", "context"} <= info.keys()
-    assert [stage["stage"] for stage in (stages[0], stages[-1])] == ["runtime", "check"]
+    named = [stage["stage"] for stage in stages]
+    assert list(dict.fromkeys(named)) == ["runtime", "check", "model", "prepare"]
     model = [stage for stage in stages if stage["stage"] == "model"]
     assert model[-1]["done"] == model[-1]["total"] > 10_000_000
     done = [stage["done"] for stage in model]
@@ -491,16 +486,25 @@ def test_a_signal_and_a_break_cancel(other_page: Page) -> None:
         pieces.push(piece);
         stop.abort();
       }
+      const running = collect(lm.generate("Once", { maxNewTokens: 3 }));
+      const waitingStop = new AbortController();
+      const waiting = collect(lm.generate("Once", { signal: waitingStop.signal }));
+      waitingStop.abort();
+      const queued = [await running, await waiting];
       const before = await collect(lm.generate("Once", { signal: AbortSignal.abort() }));
+      const whole = lm.generate("Once", { maxNewTokens: 8, seed: 1 });
+      await collect(whole);
       const started = performance.now();
       for await (const piece of lm.generate("Once", { maxNewTokens: 300, seed: 1 })) break;
       await collect(lm.generate("Once", { maxNewTokens: 1 }));
-      return { pieces, before, seconds: (performance.now() - started) / 1000 };
+      const tokens = (performance.now() - started) / 1000 / (whole.timing.seconds / 8);
+      return { pieces, queued, before, tokens };
     }""")
     assert result["pieces"][-1]["finishReason"] == "cancelled"
     assert sum(len(piece["ids"]) for piece in result["pieces"]) < 100
+    assert [pieces[-1]["finishReason"] for pieces in result["queued"]] == ["length", "cancelled"]
     assert [piece["finishReason"] for piece in result["before"]] == ["cancelled"]
-    assert result["seconds"] < 3  # 300 tokens take longer
+    assert result["tokens"] < 100  # the time that so many tokens take; uncancelled it is over 300
 
 
 @pytest.mark.browser
@@ -554,7 +558,7 @@ def test_the_page_never_freezes_while_it_writes(other_page: Page) -> None:
         last = now;
         ticks += 1;
       }, 10);
-      await collect(lm.generate("Once", { maxNewTokens: 30, seed: 1 }));
+      await collect(lm.generate("Once", { maxNewTokens: 10, seed: 1 }));
       clearInterval(timer);
       return [longest, ticks];
     }""")
@@ -576,7 +580,7 @@ def test_a_load_can_be_given_up_and_a_closed_model_says_so(other_page: Page) -> 
     }""")
     given, missing, running, later = result
     assert given["name"] == "AbortError"
-    assert missing["name"] == "FileNotFoundError"
+    assert missing["name"] == "CheckpointError"
     assert "no-such-model" in missing["message"]
     assert running["name"] == later["name"] == "ClosedError"
     # Closing ends the worker, and loads that fail leave none behind; Playwright hears of it later.

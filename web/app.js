@@ -19,8 +19,9 @@ const SETTINGS = [
 
 const STAGES = {
   runtime: "Starting Python",
+  check: "Testing the arithmetic",
   model: "Loading the model",
-  check: "Checking the arithmetic",
+  prepare: "Preparing to write",
 };
 
 const FINISHES = {
@@ -112,7 +113,7 @@ function showRunning(info) {
     Adapter: info.adapter,
     Kind: info.software ? "software, no graphics card" : "graphics card",
     Backend: info.backend,
-    Precision: info.precision,
+    Precision: `weights in ${info.precision}, arithmetic in f32`,
     Parameters: whole(info.parameters),
     Context: `${whole(info.context)} tokens`,
     "GPU memory": `${megabytes(info.gpuBytes)} MB`,

@@ -42,12 +42,12 @@ const OPTIONS = {
  *
  * @param {string} name  a folder under models/
  * @param {object} [options]
- * @param {({stage, done, total}) => void} [options.onProgress]  stage: "runtime" (Pyodide), "model",
- *   "check" (the self-test); done and total: bytes, total 0 where it is not known
+ * @param {({stage, done, total}) => void} [options.onProgress]  stage: "runtime" (Pyodide), "check"
+ *   (the self-test), "model", "prepare"; done and total: bytes, total 0 where it is not known
  * @param {AbortSignal} [options.signal]  gives up: the promise rejects with the signal's reason
  * @returns {Promise<Model>}
- * @throws {Error} with name DeviceError (no WebGPU, no adapter), CheckpointError (a damaged model),
- *   FileNotFoundError (no such model), LoadError (a damaged copy of this folder)
+ * @throws {Error} with name DeviceError (no WebGPU, no adapter), CheckpointError (no such model, or a
+ *   damaged one), LoadError (a damaged copy of this folder)
  */
 export async function load(name = "stories", options = {}) {
   if (typeof name !== "string") {
@@ -124,7 +124,7 @@ class Model {
 class Generation {
   /** The seed in use, drawn by the model where none was given; null until the generation has started. */
   seed = null;
-  /** {tokens, firstToken, seconds}: how many so far, seconds to the first one and to the last one so far. */
+  /** {tokens, firstToken, seconds}: how many, seconds to the first and to the last, so far. */
   timing = { tokens: 0, firstToken: null, seconds: 0 };
 
   #link;

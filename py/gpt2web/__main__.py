@@ -1,7 +1,7 @@
 """The command line: `gpt2web "Once upon a time"`, also `python -m gpt2web`.
 
 Text goes to stdout as it is made, everything else to stderr. Numbers are checked by the library,
-whose sentence is shown. The library is imported late, so that --help needs no GPU and no wgpu.
+whose sentence is shown.
 """
 
 import argparse
@@ -12,6 +12,10 @@ import os
 import sys
 from importlib.metadata import version
 from typing import Any
+
+from gpt2web.causal_lm import GPT2CausalLM
+from gpt2web.checkpoint import CheckpointError
+from gpt2web.gpu import DeviceError
 
 DESCRIPTION = """\
 Continue a text with a GPT-2 model, on this machine's GPU. The prompt and what follows it are
@@ -130,8 +134,6 @@ def show_progress(done: int, total: int) -> None:
 
 async def generate(options: argparse.Namespace, prompt: str) -> None:
     """Loads the model and writes what it makes, or with --info what runs it."""
-    from gpt2web.causal_lm import GPT2CausalLM
-
     progress = show_progress if sys.stderr.isatty() else None
     lm = await GPT2CausalLM.from_preset_async(options.model, progress=progress)
     try:
@@ -194,12 +196,6 @@ def run(options: argparse.Namespace) -> int:
     except Refusal as refusal:
         note(str(refusal))
         return 2
-    try:
-        from gpt2web.checkpoint import CheckpointError
-        from gpt2web.gpu import DeviceError
-    except ModuleNotFoundError as error:
-        note(f"{error.name} is not installed: pip install 'gpt2web[native]'")
-        return 1
     try:
         asyncio.run(generate(options, prompt))
     except BrokenPipeError:

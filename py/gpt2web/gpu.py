@@ -18,7 +18,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 if sys.platform == "emscripten":
     import gpt2web.webgpu  # noqa: F401  registers the browser's backend
-import wgpu
+try:
+    import wgpu
+except ModuleNotFoundError:  # all but the GPU works without it; _request_adapter says what to do
+    wgpu = None
 
 MAX_ROWS = 256  # rows of a batch: what state.wgsl and sampling.wgsl declare
 P = ParamSpec("P")
@@ -120,15 +123,22 @@ class Tensor:
 
     def __init__(self, device: Device, buffer: Any, shape: tuple[int, ...], dtype: str) -> None:
         self.device = device
-        self.buffer = buffer
         self.shape = shape
         self.dtype = dtype
+        self._buffer = buffer
 
     def __repr__(self) -> str:
         return f"Tensor(shape={self.shape}, dtype={self.dtype!r})"
 
     def __del__(self) -> None:
         self.destroy()
+
+    @property
+    def buffer(self) -> Any:
+        """The GPUBuffer. Raises DeviceError once it is destroyed."""
+        if self._buffer is None:
+            raise DeviceError(f"{self} was destroyed: its GPU memory is free")
+        return self._buffer
 
     @property
     def size(self) -> int:
@@ -140,10 +150,10 @@ class Tensor:
 
     def destroy(self) -> None:
         """Free the GPU memory now; later uses fail. Does nothing the second time."""
-        if self.buffer is not None:
+        if self._buffer is not None:
             self.device.forget(self)
-            self.buffer.destroy()
-            self.buffer = None
+            self._buffer.destroy()
+            self._buffer = None
 
     async def read(self) -> Any:
         """The values, copied to the CPU: a memoryview of `shape`, format "f" or "I"."""
@@ -420,6 +430,8 @@ def describe(adapter: Any) -> str:
 
 
 async def _request_adapter(name: str | None) -> Any:
+    if wgpu is None:
+        raise DeviceError("wgpu is not installed: pip install 'gpt2web[native]'")
     try:
         if sys.platform != "emscripten":
             importlib.import_module("wgpu.backends.auto")  # loads wgpu-native

@@ -373,10 +373,12 @@ def pack(
 
 
 def random_normal(
-    device: Device, piece: Tensor, values: Tensor, *, seed: int, stream: int, scale: float
+    device: Device, piece: Tensor, values: Tensor, *, pairs: int, scale: float
 ) -> Dispatch:
-    """values = scale * normal variables; piece u32 [4]: first pair, pairs."""
-    groups = ceil_div(ceil_div(values.size, 2), 64)
-    constants = {"SEED": seed, "STREAM": stream, "SCALE": scale}
+    """values [2 * pairs] = scale * normal variables; piece u32 [4]: first pair, pairs, seed,
+    stream."""
+    groups = ceil_div(pairs, 64)
     y = ceil_div(groups, 65535)
-    return device.kernel("random_normal", constants, [piece, values], (ceil_div(groups, y), y))
+    return device.kernel(
+        "random_normal", {"SCALE": scale}, [piece, values], (ceil_div(groups, y), y)
+    )

@@ -16,13 +16,13 @@ from typing import Any
 from gpt2web.causal_lm import GPT2CausalLM
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.gpu import DeviceError
-from gpt2web.stream import Piece
+from gpt2web.stream import Piece, TextStream
 from gpt2web.tokenizer import GPT2Tokenizer
 
 Message = dict[str, Any]
 Post = Callable[[Message], object]
 
-PUBLIC_ERRORS = (CheckpointError, DeviceError, FileNotFoundError, TypeError, ValueError)
+PUBLIC_ERRORS = (CheckpointError, DeviceError, TypeError, ValueError)
 PROGRESS_EVERY = 0.05  # seconds between two progress messages
 
 
@@ -37,7 +37,6 @@ class Page:
         self.base_url = base_url
         self.post = post
         self.lm: GPT2CausalLM | None = None
-        self.turn = asyncio.Lock()  # fair: generations get it in the order they came
         self.under_way: dict[int, Generation] = {}
 
     async def handle(self, message: Message) -> None:
@@ -64,37 +63,43 @@ class Page:
         """Loads a model in place of the one before; returns its info, keys in camelCase."""
         last = 0.0
 
+        def tell(stage: str, done: int = 0, total: int = 0) -> None:
+            answer = {"type": "progress", "id": number, "stage": stage}
+            self.post(answer | {"done": done, "total": total})
+
         def progress(done: int, total: int) -> None:
             nonlocal last
             now = time.monotonic()
             if done < total and now - last < PROGRESS_EVERY:
                 return
             last = now
-            answer = {"type": "progress", "id": number, "stage": "model"}
-            self.post(answer | {"done": done, "total": total})
-            if done >= total:  # what is left: pipelines and the self-test
-                self.post(answer | {"stage": "check", "done": 0, "total": 0})
+            tell("model", done, total)
+            if done == total:
+                tell("prepare")  # pipelines and buffers
 
         self.close()
+        tell("check")  # the self-test comes before the weights
         self.lm = await GPT2CausalLM.from_preset_async(
             model, base_url=self.base_url, progress=progress
         )
         return {camel_case(key): value for key, value in self.lm.info.items()}
 
     async def generate(self, number: int, prompt: str, options: Message) -> None:
-        """Posts the seed, then batches of pieces; the last piece has a finish reason."""
-        generation = Generation(self, number)
+        """Posts the seed, then batches of pieces; the last piece has a finish reason.
+
+        Generations at the same time take turns in the model, in the order they came.
+        """
+        generation = Generation(number, self.loaded().stream(prompt, **options), self.post)
         self.under_way[number] = generation
         try:
-            async with self.turn:
-                await generation.run(self.loaded(), prompt, options)
+            await generation.run()
         finally:
             del self.under_way[number]
 
     def cancel(self, number: int) -> None:
         """Cancels a generation, running or waiting; does nothing for one that is over."""
         if number in self.under_way:
-            self.under_way[number].cancel()
+            self.under_way[number].stream.cancel()
 
     def close(self) -> None:
         """Frees the model's GPU memory."""
@@ -117,26 +122,21 @@ class Page:
 class Generation:
     """One generation: posts its pieces in batches."""
 
-    def __init__(self, page: Page, number: int) -> None:
-        self.page = page
+    def __init__(self, number: int, stream: TextStream, post: Post) -> None:
         self.number = number
-        self.stream: Any = None  # None while it waits for its turn
-        self.cancelled = False
+        self.stream = stream
+        self.post = post
         self.batch: list[Message] = []  # pieces not posted yet
         self.tokens = 0
-        self.started = 0.0  # seconds on the monotonic clock
-        self.first: float | None = None
-        self.last = 0.0
+        self.started = self.last = time.monotonic()  # seconds
+        self.first: float | None = None  # seconds from the start to the first token
 
-    async def run(self, lm: GPT2CausalLM, prompt: str, options: Message) -> None:
-        self.started = self.last = time.monotonic()
-        self.stream = lm.stream(prompt, **options)
-        if self.cancelled:
-            self.stream.cancel()
-        self.page.post({"type": "started", "id": self.number, "seed": self.stream.seed})
+    async def run(self) -> None:
+        self.post({"type": "started", "id": self.number, "seed": self.stream.seed})
         try:
-            async for piece in self.stream:
-                self.add(piece)
+            async with self.stream:
+                async for piece in self.stream:
+                    self.add(piece)
         finally:
             self.flush()
 
@@ -150,20 +150,13 @@ class Generation:
             asyncio.get_running_loop().call_soon(self.flush)
         self.batch.append(for_javascript(piece))
 
-    def cancel(self) -> None:
-        self.cancelled = True
-        if self.stream is not None:
-            self.stream.cancel()
-
     def flush(self) -> None:
-        if self.batch:
-            timing = {
-                "tokens": self.tokens,
-                "firstToken": self.first,
-                "seconds": self.last - self.started,
-            }
-            batch, self.batch = self.batch, []
-            self.page.post({"type": "pieces", "id": self.number, "pieces": batch, "timing": timing})
+        if not self.batch:
+            return
+        seconds = self.last - self.started
+        timing = {"tokens": self.tokens, "firstToken": self.first, "seconds": seconds}
+        self.post({"type": "pieces", "id": self.number, "pieces": self.batch, "timing": timing})
+        self.batch = []
 
 
 def for_javascript(piece: Piece) -> Message:

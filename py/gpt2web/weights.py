@@ -72,15 +72,21 @@ class Weights:
     async def load(self, checkpoint: Source, progress: Progress | None = None) -> None:
         """Stream a checkpoint onto the GPU. Raises CheckpointError where a file breaks off."""
         loader = _Loader(self, checkpoint.total_bytes, progress)
-        async for entry, stream in checkpoint.tensors():
-            await loader.load(entry, stream)
+        try:
+            async for entry, stream in checkpoint.tensors():
+                await loader.load(entry, stream)
+        finally:  # at once, also where a traceback keeps the loader
+            loader.destroy()
 
     async def randomize(self, seed: int = 0, scale: float = 0.02) -> None:
         """Fill with N(0, scale^2), norms with 1 and 0: a model before any training."""
         loader = _Loader(self, 0, None)
-        for stream, (name, shape) in enumerate(tensor_shapes(self.config).items()):
-            entry = TensorEntry(name, "F32", shape, 4 * math.prod(shape))
-            await loader.fill(entry, seed, stream, scale)
+        try:
+            for stream, (name, shape) in enumerate(tensor_shapes(self.config).items()):
+                entry = TensorEntry(name, "F32", shape, 4 * math.prod(shape))
+                await loader.fill(entry, seed, stream, scale)
+        finally:
+            loader.destroy()
 
     def destroy(self) -> None:
         for tensor in self.vectors.values():
@@ -181,9 +187,9 @@ class _Loader:
                 self.device.write(self.source, struct.pack("<f", value) * (size // 4))
             else:
                 pairs = ceil_div(size, 8)
-                self.device.write(self.piece, struct.pack("<4I", first_pair, pairs, 0, 0))
+                self.device.write(self.piece, struct.pack("<4I", first_pair, pairs, seed, stream))
                 call = kernels.random_normal(
-                    self.device, self.piece, self.source, seed=seed, stream=stream, scale=scale
+                    self.device, self.piece, self.source, pairs=pairs, scale=scale
                 )
                 self.device.submit([call])
                 first_pair += pairs
@@ -225,6 +231,10 @@ class _Loader:
             await self.device.settled()
         if self.progress is not None:
             self.progress(self.done_bytes, self.total_bytes)
+
+    def destroy(self) -> None:
+        self.source.destroy()
+        self.piece.destroy()
 
 
 def is_matrix(name: str) -> bool:
