@@ -15,9 +15,9 @@ override RING_WORDS: u32 = 2u + 2u * ALTERNATIVES;
 var<workgroup> best_logits: array<f32, 256>;
 var<workgroup> best_ids: array<u32, 256>;
 
-// Whether (a, id_a) stands before (b, id_b).
+// Whether (a, id_a) stands before (b, id_b). VOCABULARY is no id: it stands behind all, also -inf.
 fn stands_before(a: f32, id_a: u32, b: f32, id_b: u32) -> bool {
-  return a > b || (a == b && id_a < id_b);
+  return id_a < VOCABULARY && (id_b == VOCABULARY || a > b || (a == b && id_a < id_b));
 }
 
 @compute @workgroup_size(256)
@@ -50,7 +50,7 @@ fn main(
     for (var id = thread; id < VOCABULARY; id += 256u) {
       let logit = logits[row * VOCABULARY + id];
       if (n == 0u || stands_before(last_logit, last_id, logit, id))
-        && (best_id == VOCABULARY || stands_before(logit, id, best_logit, best_id)) {
+        && stands_before(logit, id, best_logit, best_id) {
         best_logit = logit;
         best_id = id;
       }

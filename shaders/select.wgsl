@@ -214,7 +214,9 @@ fn cut(mode: u32, target_count: u32, share: f32, thread: u32) {
       break;
     }
   }
-  cutoff = path;
+  if is_kept(path.x, path.y) {  // never lower: what an earlier cut left out stays out
+    cutoff = path;
+  }
   workgroupBarrier();
 }
 

@@ -845,6 +845,18 @@ def variants():
     return [(name, dict(constants)) for name, constants in recorder.variants]
 
 
+FLAGS = {"WEIGHT_BITS", "EPILOGUE", "SOURCE_TYPE", "TRANSPOSED", "SPLITS", "RING_WORDS"}
+
+
+def kinds():
+    """One variant of each kind: what only changes a size is the same code."""
+    found = {}
+    for name, constants in variants():
+        flags = {constant: value for constant, value in constants.items() if constant in FLAGS}
+        found.setdefault((name, *flags.items()), (name, constants))
+    return list(found.values())
+
+
 def test_the_recorded_variants_cover_every_shader_and_what_it_can_be_set_to():
     assert {name for name, _ in variants()} == set(entry_points())
     seen = {}
@@ -861,13 +873,12 @@ def test_the_recorded_variants_cover_every_shader_and_what_it_can_be_set_to():
 
 
 def test_every_variant_compiles_natively(device):
-    for name, constants in variants():
+    for name, constants in kinds():
         module = device.device.create_shader_module(label=name, code=gpu.shader_source(name))
         stage = {"module": module, "entry_point": "main", "constants": constants}
         device.device.create_compute_pipeline(layout="auto", compute=stage)
 
 
-FLAGS = {"WEIGHT_BITS", "EPILOGUE", "SOURCE_TYPE", "TRANSPOSED", "SPLITS", "RING_WORDS"}
 COMPILE = """async ([sources, variants]) => {
   const adapter = await navigator.gpu.requestAdapter();
   const device = await adapter.requestDevice();  // the default limits
@@ -895,12 +906,8 @@ def compile_in_chromium(page, origin, sources, wanted):
 @pytest.mark.browser
 def test_every_variant_compiles_in_chromium(page, second_origin):
     sources = {name: gpu.shader_source(name) for name in entry_points()}
-    kinds = {}  # one of each: what only changes a size is the same code
-    for name, constants in variants():
-        flags = {constant: value for constant, value in constants.items() if constant in FLAGS}
-        kinds.setdefault((name, *flags.items()), (name, constants))
-    assert len(kinds) > len(sources)
-    assert compile_in_chromium(page, second_origin, sources, list(kinds.values())) == []
+    assert len(kinds()) > len(sources)
+    assert compile_in_chromium(page, second_origin, sources, kinds()) == []
 
 
 BARRIER_AFTER_A_BRANCH = """

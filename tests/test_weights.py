@@ -11,12 +11,12 @@ from adapters import load_backbone
 from gpt2web import weights as weights_module
 from gpt2web.backbone import GPT2Backbone
 from gpt2web.checkpoint import CheckpointError, LocalFolder, open_checkpoint
-from gpt2web.gpu import DeviceError, block_on
+from gpt2web.gpu import block_on
 from gpt2web.weights import Weights, is_matrix
 
 pytestmark = pytest.mark.gpu
 
-# every tensor of which has an odd number of values; c_fc has 3 * 7
+# most tensors have an odd number of values: in F16 half a word is left
 ODD = dict(
     vocabulary_size=5,
     num_layers=1,
@@ -202,10 +202,3 @@ def test_untrained_weights_are_normal_and_the_same_every_time(device, monkeypatc
 def test_an_unknown_precision_is_refused(device):
     with pytest.raises(ValueError, match="precision must be one of f32, f16, got 'f64'"):
         block_on(GPT2Backbone(**ODD, device=device, precision="f64").ready(), "ready")
-
-
-def test_a_piece_that_exceeds_a_limit_is_refused_by_name(device):
-    before = dict(device.live)
-    with pytest.raises(DeviceError, match=r"takes 268,435,472 bytes, .* allows 134,217,728"):
-        device.tensor((2**26 + 1,))
-    assert device.live == before

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 WEIGHT_ONE = 1 << 30  # the weight of the most probable id, as an integer
+LEAST_TOP_P = 2.0**-24  # keeps one id, as all below do; f32 would round those to 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Sampling:
             "<fIfffIII",
             self.temperature,
             min(self.top_k or 0, 0xFFFFFFFF),
-            1.0 if self.top_p is None else self.top_p,
+            1.0 if self.top_p is None else max(self.top_p, LEAST_TOP_P),
             self.min_p or 0.0,
             self.repetition_penalty,
             seed,
@@ -145,12 +146,12 @@ def penalized(
 ) -> Sequence[float]:
     """Logits after repetition penalty and temperature, in f32 as on the GPU: [vocabulary]."""
     scores = array("f", logits)
-    penalty = sampling.repetition_penalty
+    penalty, temperature = array("f", (sampling.repetition_penalty, sampling.temperature))
     if penalty != 1:
         for i in set(seen):
             scores[i] = scores[i] / penalty if scores[i] > 0 else scores[i] * penalty
-    if sampling.temperature not in (0, 1):
-        scores = array("f", (score / sampling.temperature for score in scores))
+    if temperature not in (0, 1):
+        scores = array("f", (score / temperature for score in scores))
     return scores
 
 
