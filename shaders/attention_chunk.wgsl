@@ -36,7 +36,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 
   var maximum = -3.0e38;
   var sum = 0.0;
-  var values: array<f32, 16>;  // channels j, j + 16, ... of query i: MAX_HEAD_DIM / 16
+  var values: array<f32, MAX_HEAD_DIM / 16u>;  // channels j, j + 16, ... of query i
   for (var t0 = 0u; t0 < slots; t0 += 16u) {
     var score = 0.0;
     for (var d0 = 0u; d0 < HEAD_DIM; d0 += DEPTH) {

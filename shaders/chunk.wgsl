@@ -4,7 +4,7 @@
 struct Block {
   row: u32,
   position: u32,  // cache slot of the block's first token
-  count: u32,     // tokens in it, 1 to 16; what lies beyond is padding
+  count: u32,     // tokens in it, up to 16; what lies beyond is padding
   unused: u32,
 }
 

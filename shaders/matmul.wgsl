@@ -1,5 +1,5 @@
 // include: weights.wgsl gelu.wgsl
-// output = epilogue(input . weight + bias) for many tokens at once.
+// output = epilogue(source . weight + bias) for many tokens at once.
 // A workgroup makes a tile of 64 tokens x 64 columns, a thread 4 x 4 of it, over K in steps of 16.
 // Dispatch (columns / 64, tokens / 64).
 

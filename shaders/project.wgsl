@@ -1,5 +1,5 @@
 // include: state.wgsl weights.wgsl matvec.wgsl
-// x += input . weight + bias: the projection that ends attention and MLP, with its residual.
+// x += source . weight + bias: the projection that ends attention and MLP, with its residual.
 // Dispatch (columns / 16, rows).
 
 @group(0) @binding(0) var<uniform> state: State;

@@ -74,7 +74,11 @@ class GPT2Backbone:
         """The device and the weights: N(0, 0.02), seed 0, unless others were loaded."""
         if self.weights is None:
             weights = await self._allocate()
-            await weights.randomize()
+            try:
+                await weights.randomize()
+            except BaseException:
+                weights.destroy()
+                raise
             self.weights = weights
         assert self.device is not None
         return self.device, self.weights
@@ -178,8 +182,7 @@ class GPT2Backbone:
     async def _allocate(self) -> Weights:
         if self.device is None:
             self.device = await Device.request()
-        # a layer norm keeps its row in workgroup memory, beside the sums of a matrix-vector product
-        most = self.device.limits["max-compute-workgroup-storage-size"] // 4 - 1024 - 256 - 256
+        most = self.device.limits["max-compute-workgroup-storage-size"] // 4 - kernels.NORM_SCRATCH
         if self.config.hidden_dim > most:
             raise DeviceError(
                 f"hidden_dim is {self.config.hidden_dim:,}; the adapter's workgroup memory "

@@ -183,6 +183,8 @@ class Chunks:
             calls.append(norm(f"{h}.ln_1"))
             calls += matmul(f"{h}.attn.c_attn", self.normalized, qkv)
             calls.append(kernels.append_chunk(device, blocks, qkv, layer, tokens))
+            if self.output is None and i == config.num_layers - 1:
+                break  # of the last layer only keys and values are wanted
             calls.append(
                 kernels.attention_chunk(
                     device, blocks, qkv, layer, cache.mask, attended, heads, tokens

@@ -341,6 +341,13 @@ class Device:
 
         copies: (source, offset, target, offset, bytes), made after the pass.
         """
+        for call in dispatches:  # natively a freed buffer would end the process
+            for tensor in call.tensors:
+                if tensor._buffer is None:
+                    raise DeviceError(
+                        f"the kernel {call.kernel} was recorded on memory that has been freed: the "
+                        "model was closed, or its weights were replaced"
+                    )
         encoder = self.device.create_command_encoder()
         compute_pass = encoder.begin_compute_pass()
         set_pipeline = compute_pass.set_pipeline
@@ -447,6 +454,8 @@ async def _request_adapter(name: str | None) -> Any:
         raise
     except Exception as error:
         raise DeviceError(f"no GPU adapter was found ({error})" + _WAY_OUT) from error
+    # the same GPU may also come by way of OpenGL: that last
+    adapters = sorted(adapters, key=lambda a: "OpenGL" in str(a.info.get("backend_type", "")))
     for adapter in adapters:
         if name.lower() in describe(adapter).lower():
             return adapter

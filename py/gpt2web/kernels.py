@@ -14,6 +14,8 @@ SPLIT = 256  # cache slots that one workgroup of attention.wgsl takes
 BLOCK = 16  # tokens of a block of a chunk
 CHUNK = 256  # tokens of a chunk
 MAX_HEAD_DIM = 256  # of attention_chunk.wgsl
+# f32 of workgroup memory that qkv, fc and head use beside a row: sums, slices and segments
+NORM_SCRATCH = 256 + 16 + 4 * 256 + 4 * 32
 MAX_VOCABULARY = 131072  # of select.wgsl: sums of weights are two u32
 PIECE_TYPES = {"F32": 0, "F16": 1, "BF16": 2}
 
@@ -236,6 +238,28 @@ def select(
     return device.kernel("select", constants, bindings, (1, rows))
 
 
+# Searches: several rows for each prompt.
+
+
+def copy_slots(device: Device, moves: Tensor, cache: Tensor) -> Dispatch:
+    """Rows of cache [rows, 2, length, hidden] take over slots of others, in place, as moves u32
+    [MAX_ROWS, 4] says: source row, first slot, end, 0. No row is both a source and a target."""
+    rows, _, length, hidden = cache.shape
+    constants = {"HIDDEN": hidden, "CACHE_LENGTH": length}
+    return device.kernel("copy_slots", constants, [moves, cache], (ceil_div(hidden, 64), 32, rows))
+
+
+def similarity(
+    device: Device, state: Tensor, hidden: Tensor, states: Tensor, similarities: Tensor
+) -> Dispatch:
+    """similarities [rows]: the largest cosine of each of hidden [rows, hidden] with the states
+    [prompts, length, hidden] of the tokens before its position; row r is of prompt r % prompts."""
+    rows, width = hidden.shape
+    prompts, length, _ = states.shape
+    constants = {"HIDDEN": width, "PROMPTS": prompts, "LENGTH": length}
+    return device.kernel("similarity", constants, [state, hidden, states, similarities], (rows,))
+
+
 # Prefill: a chunk of prompt tokens. `tokens` are those in use, a multiple of BLOCK.
 
 
@@ -341,6 +365,56 @@ def token_loss(
     """loss [n] = cross-entropy of targets u32 [n] under logits [n, vocabulary]"""
     constants = {"VOCABULARY": logits.shape[1]}
     return device.kernel("token_loss", constants, [logits, targets, loss], (tokens,))
+
+
+# Layers called one by one (layers.py).
+
+ACTIVATIONS = {"relu": 0, "gelu_approximate": 1, "gelu": 2, "soft_cap": 3}
+
+
+def activation(device: Device, values: Tensor, kind: str, cap: float = 1.0) -> Dispatch:
+    """values = f(values), in place; cap is that of "soft_cap"."""
+    constants = {"KIND": ACTIVATIONS[kind], "CAP": cap}
+    return device.kernel("activation", constants, [values], _flat(values.size))
+
+
+def attention_masked(
+    device: Device,
+    sizes: Tensor,
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    attended: Tensor,
+    weights: Tensor,
+) -> Dispatch:
+    """attended [rows, queries, heads, value_dim] of q [rows, queries, heads, key_dim] over keys and
+    values as sizes u32 [8] says where they lie; and, unless it is a mere place holder of one axis,
+    weights [rows, heads, queries, slots]."""
+    rows, queries, heads, key_dim = q.shape
+    constants = {
+        "KEY_DIM": key_dim,
+        "VALUE_DIM": attended.shape[3],
+        "WEIGHTS": len(weights.shape) == 4,
+    }
+    bindings = [sizes, q, keys, values, mask, attended, weights]
+    return device.kernel("attention_masked", constants, bindings, (queries, heads, rows))
+
+
+def gather(
+    device: Device, ids: Tensor, table: Weight, part: WeightPart, output: Tensor
+) -> Dispatch:
+    """output [n, k] = table[:, ids] of ids u32 [n], for ids in this part of the table."""
+    constants = _part(table, part)
+    bindings = [ids, part.words, output]
+    return device.kernel("gather", constants, bindings, _flat(output.size))
+
+
+def _flat(count: int) -> tuple[int, int]:
+    """Workgroups (x, y) of 64 threads for so many elements."""
+    groups = ceil_div(count, 64)
+    y = ceil_div(groups, 65535)
+    return ceil_div(groups, y), y
 
 
 # Weights.
