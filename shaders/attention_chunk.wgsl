@@ -18,6 +18,7 @@ override CACHE_LENGTH: u32 = 1u;
 
 const DEPTH = 64u;        // channels held in workgroup memory at a time
 const MAX_HEAD_DIM = 256u;
+const HIDDEN_SLOT = -3.0e38;  // in the place of a score
 
 var<workgroup> queries: array<f32, 1024>;  // [16][DEPTH]
 var<workgroup> keys: array<f32, 1024>;     // [16][DEPTH]
@@ -34,7 +35,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let value_cache = key_cache + CACHE_LENGTH * HIDDEN;
   let slots = block.position + block.count;  // slots the block's last query sees
 
-  var maximum = -3.0e38;
+  var maximum = HIDDEN_SLOT;
   var sum = 0.0;
   var values: array<f32, MAX_HEAD_DIM / 16u>;  // channels j, j + 16, ... of query i
   for (var t0 = 0u; t0 < slots; t0 += 16u) {
@@ -61,9 +62,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       workgroupBarrier();
     }
     let slot = t0 + j;
-    let masked = (mask[block.row * ((CACHE_LENGTH + 31u) / 32u) + min(slot, CACHE_LENGTH - 1u) / 32u] >> (slot % 32u)) & 1u;
-    let visible = slot <= block.position + i && slot < slots && masked == 1u;
-    scores[thread] = select(-3.0e38, score * inverseSqrt(f32(HEAD_DIM)), visible);
+    let word = block.row * ((CACHE_LENGTH + 31u) / 32u) + min(slot, CACHE_LENGTH - 1u) / 32u;
+    let shown = ((mask[word] >> (slot % 32u)) & 1u) == 1u;
+    let visible = slot <= block.position + i && slot < slots && shown;
+    scores[thread] = select(HIDDEN_SLOT, score * inverseSqrt(f32(HEAD_DIM)), visible);
     workgroupBarrier();
     var tile_maximum = maximum;
     for (var t = 0u; t < 16u; t++) {
@@ -76,13 +78,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       values[n] *= scale;
     }
     for (var t = 0u; t < min(16u, slots - t0); t++) {
-      // a hidden slot has no weight, also before any visible one has set the maximum
-      let weight = select(0.0, exp(scores[i * 16u + t] - maximum), scores[i * 16u + t] > -3.0e38);
-      sum += weight;
-      for (var n = 0u; n < (HEAD_DIM + 15u) / 16u; n++) {
-        let d = n * 16u + j;
-        if d < HEAD_DIM {
-          values[n] += weight * cache[value_cache + (t0 + t) * HIDDEN + d];
+      if scores[i * 16u + t] != HIDDEN_SLOT {  // whatever a hidden slot holds, NaN too, stays out
+        let weight = exp(scores[i * 16u + t] - maximum);
+        sum += weight;
+        for (var n = 0u; n < (HEAD_DIM + 15u) / 16u; n++) {
+          let d = n * 16u + j;
+          if d < HEAD_DIM {
+            values[n] += weight * cache[value_cache + (t0 + t) * HIDDEN + d];
+          }
         }
       }
     }

@@ -3,7 +3,7 @@
     pip install torch transformers
     python tests/record_reference.py
 
-Writes tests/data/random_models.npz and tests/data/stories.npz. The model runs in eval mode, in
+Writes tests/data/random_models.npz, padded.npz and stories.npz. The model runs in eval mode, in
 float32, with eager attention, on the CPU. Random weights are not stored: `reference.random_weights`
 makes them again from the seed, and the stored checksum shows that they are the same.
 
@@ -11,6 +11,12 @@ random_models.npz, for each model `name` of the list `names`:
     name/config      JSON: GPT2Config's fields, the seed, the checksum of the weights
     name/ids         int32 [n]: the tokens, as many as the model's context holds
     name/logits      float32 [n, vocabulary]
+
+padded.npz, for two of those models; positions are columns:
+    name/ids         int32 [4, n]
+    name/mask        bool [4, n]: no padding, on the right, on the left, and holes
+    name/hidden      float32 [4, n, hidden]: after the final norm; no meaning at masked columns
+    name/losses      float32 [4, n]: of the next column's id (the last column's: the row's first)
 
 stories.npz, for the bundled model; every prompt starts with <|endoftext|>:
     about            JSON: versions, the model file's SHA-256, the texts
@@ -139,6 +145,41 @@ def record_random_models():
     np.savez_compressed(DATA / "random_models.npz", **arrays)
 
 
+def padding_masks(n):
+    """bool [4, n]"""
+    mask = np.ones((4, n), bool)
+    mask[1, n // 2 :] = False
+    mask[2, : n // 3] = False
+    mask[3, [0, 3, 4, n - 2]] = False
+    return mask
+
+
+def record_padded():
+    arrays = {}
+    for name in ("three_heads_of_two", "five_heads_of_two"):
+        recorded = reference.recorded_model(name)
+        n = len(recorded.ids)
+        ids = np.stack([np.roll(recorded.ids, shift) for shift in range(4)])
+        mask = padding_masks(n)
+        model = make_model(recorded.config, recorded.weights)
+        with torch.no_grad():
+            outputs = model(
+                torch.tensor(ids, dtype=torch.long),
+                attention_mask=torch.tensor(mask, dtype=torch.long),
+                position_ids=torch.arange(n).expand(4, n),
+                output_hidden_states=True,
+            )
+        log_probabilities = torch.log_softmax(outputs.logits.double(), -1).numpy()
+        targets = np.roll(ids, -1, axis=1)
+        losses = -np.take_along_axis(log_probabilities, targets[..., None], -1)[..., 0]
+        arrays[f"{name}/ids"] = ids
+        arrays[f"{name}/mask"] = mask
+        arrays[f"{name}/hidden"] = outputs.hidden_states[-1].numpy()  # after ln_f
+        arrays[f"{name}/losses"] = losses.astype(np.float32)
+        print(f"{name}, padded: losses up to {losses.max():.2f}")
+    np.savez_compressed(DATA / "padded.npz", **arrays)
+
+
 def greedy(model, prompt):
     """200 greedy tokens and the top-2 gap of each, every step with the whole text anew."""
     ids, gaps = list(prompt), []
@@ -208,6 +249,7 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     DATA.mkdir(exist_ok=True)
     record_random_models()
+    record_padded()
     record_stories()
     for file in sorted(DATA.glob("*.npz")):
         print(f"{file.relative_to(ROOT)}: {file.stat().st_size:,} bytes")

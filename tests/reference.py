@@ -21,14 +21,24 @@ STORIES = Path(__file__).parents[1] / "web" / "models" / "stories"
 # ---- the model --------------------------------------------------------------------------------
 
 
-def forward(config, weights, ids):
-    """Logits after every token: ids [n] -> [n, vocabulary]."""
-    x = embed(weights, ids, np.arange(len(ids)))
+def forward(config, weights, ids, positions=None):
+    """Logits after every token: ids [n] at positions [n], None: 0.. -> [n, vocabulary]."""
+    return head(config, weights, blocks(config, weights, ids, positions))
+
+
+def hidden_states(config, weights, ids, positions=None):
+    """What the head sees, after the final norm: [n], [n] -> [n, hidden]"""
+    return norm(config, weights, "ln_f", blocks(config, weights, ids, positions))
+
+
+def blocks(config, weights, ids, positions=None):
+    """[n], [n] -> [n, hidden]"""
+    x = embed(weights, ids, np.arange(len(ids)) if positions is None else positions)
     for index in range(config.num_layers):
         layer = layer_weights(weights, index)
         x = x + self_attention(config, layer, norm(config, layer, "ln_1", x))
         x = x + feed_forward(layer, norm(config, layer, "ln_2", x))
-    return head(config, weights, x)
+    return x
 
 
 def embed(weights, ids, positions):
@@ -156,26 +166,44 @@ def attend_split(q, keys, values, split):
     return attend_reduce(*(np.stack(part) for part in zip(*parts, strict=True)))
 
 
-def attend_chunk(q, keys, values, position, block):
+def attend_chunk(q, keys, values, position, block, visible=None):
     """Causal attention of a chunk over its cache, a block of slots at a time with a running
     softmax: q [n, heads, head_dim] at slots position.., keys and values [length, heads, head_dim]
-    -> [n, heads, head_dim]. Query i sees slots 0 to position + i."""
+    -> [n, heads, head_dim]. Query i sees slots 0 to position + i, but for those that visible
+    [length] is False for, whatever they hold; zeros, when there is none left."""
     n, heads, head_dim = q.shape
-    largest = np.full((heads, n, 1), -np.inf)
+    if visible is None:
+        visible = np.ones(len(keys), dtype=bool)
+    keys, values = (np.where(visible[:, None, None], part, 0) for part in (keys, values))
+    largest = np.full((heads, n, 1), -1e300)
     total = np.zeros((heads, n, 1))
     mixed = np.zeros((heads, n, head_dim))
     for start in range(0, position + n, block):
         slots = np.arange(start, min(start + block, position + n))
         scores = np.einsum("qhd,khd->hqk", np.asarray(q, np.float64), keys[slots])
-        seen = slots[None, :] <= position + np.arange(n)[:, None]  # [n, slots]
+        seen = visible[slots] & (slots <= position + np.arange(n)[:, None])  # [n, slots]
         scores = np.where(seen, scores / np.sqrt(head_dim), -np.inf)
-        larger = np.maximum(largest, scores.max(axis=-1, keepdims=True))  # slot 0 is always seen
+        larger = np.maximum(largest, scores.max(axis=-1, keepdims=True))
         with np.errstate(under="ignore"):
             e, scale = np.exp(scores - larger), np.exp(largest - larger)
         total = total * scale + e.sum(axis=-1, keepdims=True)
         mixed = mixed * scale + np.einsum("hqk,khd->hqd", e, values[slots])
         largest = larger
-    return np.moveaxis(mixed / total, 0, 1)
+    return np.moveaxis(mixed / np.maximum(total, 1e-300), 0, 1)
+
+
+def scatter(output, row, column, values):
+    """Writes values [n, width] to columns column.. of output [rows, length, width], in place."""
+    output[row, column : column + len(values)] = values
+
+
+def token_loss(logits, targets):
+    """Cross-entropy, in nats: [n, vocabulary], [n] -> [n]"""
+    logits = np.asarray(logits, np.float64)
+    largest = logits.max(axis=-1)
+    with np.errstate(under="ignore"):
+        total = np.exp(logits - largest[:, None]).sum(axis=-1)
+    return largest + np.log(total) - np.take_along_axis(logits, targets[:, None], -1)[:, 0]
 
 
 def forward_cached(config, weights, ids, cache, row, position, block=16):
@@ -353,6 +381,15 @@ def recorded_model(name):
     if checksum(weights) != digest:
         raise ValueError(f"{name}: the weights of seed {seed} are not those that were recorded")
     return SimpleNamespace(fields=about, config=config, weights=weights, ids=ids, logits=logits)
+
+
+def recorded_padded(name):
+    """A batch with padding through a recorded model: .ids and .mask [4, n], .hidden [4, n, hidden]
+    after the final norm, .losses [4, n] of the next column's id."""
+    with np.load(DATA / "padded.npz") as data:
+        return SimpleNamespace(
+            **{part: data[f"{name}/{part}"] for part in ("ids", "mask", "hidden", "losses")}
+        )
 
 
 def stories_model():

@@ -484,7 +484,8 @@ def test_append_chunk_writes_keys_and_values_and_leaves_padding_out(device, case
     check_append_chunk(device, case)
 
 
-def check_attention_chunk(device, case):
+def check_attention_chunk(device, case, shown=None):
+    """shown [rows, length]: the slots that the mask does not hide; None: all."""
     heads, head_dim, length, blocks = case
     hidden, tokens = heads * head_dim, BLOCK * len(blocks)
     rows = 1 + max(row for row, _, _ in blocks)
@@ -494,6 +495,9 @@ def check_attention_chunk(device, case):
     for row in range(rows):  # nothing has been written beyond the row's last token
         end = max(position + count for r, position, count in blocks if r == row)
         cache[row, :, end:] = np.nan
+    if shown is None:
+        shown = np.ones((rows, length), bool)
+    cache.transpose(0, 2, 1, 3)[~shown] = np.nan
     chunk, attended = make_chunk(device, *blocks), untouched(device, (tokens, hidden))
     run(
         device,
@@ -502,7 +506,7 @@ def check_attention_chunk(device, case):
             chunk,
             upload(device, qkv),
             upload(device, cache),
-            upload(device, np.full((rows, ceil_div(length, 32)), 0xFFFFFFFF, np.uint32)),
+            upload(device, bits_of(shown)),
             attended,
             heads,
             tokens,
@@ -514,7 +518,8 @@ def check_attention_chunk(device, case):
         q = qkv[index * BLOCK : index * BLOCK + count, :hidden].reshape(count, heads, head_dim)
         keys, values = cache[row].reshape(2, length, heads, head_dim)
         if count:
-            wanted = reference.attend_chunk(q, keys, values, position, 16).reshape(count, hidden)
+            wanted = reference.attend_chunk(q, keys, values, position, 16, shown[row])
+            wanted = wanted.reshape(count, hidden)
             assert_close(block[:count], wanted, np.nanmax(np.abs(cache)), MIXED)
         assert is_untouched(block[count:]).all()
 
@@ -535,6 +540,71 @@ LONG_BLOCKS = [(1, 250, 16), (0, 584, 16), (0, 600, 1), (1, 266, 9)]
 )
 def test_attention_chunk_is_causal_for_ragged_blocks(device, case):
     check_attention_chunk(device, case)
+
+
+def bits_of(shown):
+    """bool [rows, length] -> u32 [rows, length / 32]: a bit a slot"""
+    padded = np.pad(shown, ((0, 0), (0, -shown.shape[1] % 32)))
+    return np.packbits(padded, axis=1, bitorder="little").view(np.uint32)
+
+
+def check_masked_attention_chunk(device, case):
+    """Padding on the left over whole tiles, holes, and a row of which nothing is shown."""
+    length = case[2]
+    shown = np.ones((3, length), bool)
+    shown[0, : length * 3 // 4] = False
+    shown[1] = False
+    shown[2] = np.random.default_rng(length).random(length) < 0.5
+    check_attention_chunk(device, case, shown)
+
+
+MASKED_BLOCKS = [(2, 250, 16), (0, 440, 16), (0, 456, 1), (1, 266, 9), (2, 0, 16)]
+
+
+@pytest.mark.parametrize(
+    "case", [(3, 7, 64, BLOCKS), (1, 1, 64, BLOCKS), (2, 72, 601, MASKED_BLOCKS)]
+)
+def test_what_a_hidden_slot_holds_reaches_nothing(device, case):
+    check_masked_attention_chunk(device, case)
+
+
+def check_scatter_chunk(device, case):
+    width, first_position = case
+    values = draw(96, width)
+    blocks = [(row, first_position + column, count) for row, column, count in BLOCKS]
+    output = untouched(device, (3, LENGTH, width))
+    chunk, given = make_chunk(device, *blocks), upload(device, values)
+    run(device, kernels.scatter_chunk(device, chunk, given, output, first_position, 96))
+    wanted = np.full((3, LENGTH, width), np.nan)
+    for index, (row, column, count) in enumerate(BLOCKS):
+        reference.scatter(wanted, row, column, values[index * BLOCK : index * BLOCK + count])
+    got = download(output)
+    np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(is_untouched(got), np.isnan(wanted))
+
+
+@pytest.mark.parametrize("case", [(1, 0), (6, 37), (65, 1), (320, 900)])
+def test_scatter_chunk_puts_every_token_in_its_column(device, case):
+    check_scatter_chunk(device, case)
+
+
+def check_token_loss(device, case):
+    tokens, vocabulary = case
+    logits = 5 * draw(tokens, vocabulary)
+    logits[0] += 1e4  # exp would overflow
+    logits[-1] -= 1e4
+    targets = np.random.default_rng(vocabulary).integers(0, vocabulary, tokens).astype(np.uint32)
+    targets[:2] = 0, vocabulary - 1
+    loss = untouched(device, (tokens,))
+    given = upload(device, logits), upload(device, targets)
+    run(device, kernels.token_loss(device, *given, loss, tokens))
+    magnitude = np.abs(logits).max(axis=1) + math.log(vocabulary)
+    assert_close(download(loss), reference.token_loss(logits, targets), magnitude)
+
+
+@pytest.mark.parametrize("case", [(3, 1), (7, 6), (5, 255), (3, 257), (16, 1601)])
+def test_token_loss_is_the_cross_entropy_of_each_target(device, case):
+    check_token_loss(device, case)
 
 
 # ---- weights -------------------------------------------------------------------------------------
@@ -731,6 +801,16 @@ CORRUPTIONS = [
         check_attention_chunk,
         (3, 7, 64, BLOCKS),
     ),
+    ("attention_chunk", "&& shown", "", check_masked_attention_chunk, (3, 7, 64, BLOCKS)),
+    (
+        "attention_chunk",
+        "if scores[i * 16u + t] != HIDDEN_SLOT",
+        "if t < 16u",
+        check_masked_attention_chunk,
+        (3, 7, 64, BLOCKS),
+    ),
+    ("scatter_chunk", ">= block.count", "> block.count", check_scatter_chunk, (6, 37)),
+    ("token_loss", "half > 0u", "half > 1u", check_token_loss, (7, 6)),
     ("attention_chunk", "sum *= scale", "sum *= 1.0", check_attention_chunk, (3, 7, 64, BLOCKS)),
     ("pack", "<< (16u * i)", "<< (16u * (1u - i))", check_pack, (7, 5, "F16", 16, False, 2)),
     ("random_normal", "6.283185307179586", "6.2", check_random_normal, (7, 0, 0, 0)),

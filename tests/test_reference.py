@@ -36,6 +36,17 @@ def test_random_models_give_the_recorded_logits(name):
     assert worst(logits, model.logits) < TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["three_heads_of_two", "five_heads_of_two"])
+def test_padding_is_the_same_as_no_tokens_there(name):
+    """What a mask hides might as well not be there, as long as the others keep their positions."""
+    model, padded = reference.recorded_model(name), reference.recorded_padded(name)
+    assert (~padded.mask).sum(axis=1).min() == 0 and (~padded.mask[1:]).sum(axis=1).min() > 0
+    for ids, mask, wanted in zip(padded.ids, padded.mask, padded.hidden, strict=True):
+        (columns,) = np.nonzero(mask)
+        got = reference.hidden_states(model.config, model.weights, ids[columns], columns)
+        assert worst(got, wanted[columns]) < TOLERANCE
+
+
 def erf_gelu(x):
     return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from gpt2web import kernels
-from gpt2web.arguments import to_lists
-from gpt2web.chunks import KVCache, hidden_states
+from gpt2web.arguments import to_lists, to_rows
+from gpt2web.chunks import uncached_states
 from gpt2web.config import GPT2Config
 from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, blocking
+from gpt2web.turn import Turn
 from gpt2web.weights import ArrayCheckpoint, Progress, Source, Weights
 
 
@@ -18,9 +20,16 @@ class GPT2Backbone:
 
     Args:
         vocabulary_size, num_layers, num_heads, hidden_dim, intermediate_dim, max_sequence_length:
-            sizes. dropout is kept in the config and inactive: this is inference.
+            sizes; attributes of the same names hold them, and `config` all of it.
+        dropout: kept in the config and inactive: this is inference.
         precision: "f32" or "f16", how matrices are stored; arithmetic is f32 either way.
+        device: the GPU to use; None asks for one when it is first needed.
+
+    ValueError: sizes that GPT2Config refuses, more than 256 channels a head, a vocabulary of more
+    than 131,072.
     """
+
+    name = "gpt2_backbone"
 
     def __init__(
         self,
@@ -56,13 +65,24 @@ class GPT2Backbone:
                 f"vocabulary_size is {vocabulary_size:,}; the sampling kernel's exact sums hold "
                 f"at most {kernels.MAX_VOCABULARY:,}"
             )
+        self.vocabulary_size = self.config.vocabulary_size
+        self.num_layers = self.config.num_layers
+        self.num_heads = self.config.num_heads
+        self.hidden_dim = self.config.hidden_dim
+        self.intermediate_dim = self.config.intermediate_dim
+        self.dropout = self.config.dropout
+        self.max_sequence_length = self.config.max_sequence_length
         self.precision = precision
         self.device = device
+        self.owns_device = device is None  # destroy() frees it then
         self.weights: Weights | None = None
+        self.closed = False
+        self._turn = Turn()  # generation has one of its own, the model's
 
     @classmethod
-    def from_config(cls, config: GPT2Config | dict[str, Any], **options: Any) -> GPT2Backbone:
-        """A backbone of a config's sizes."""
+    def from_config(cls, config: GPT2Config | Mapping[str, Any], **options: Any) -> GPT2Backbone:
+        """A backbone of a config's sizes, with new weights. TypeError: an argument it doesn't know,
+        or lacks."""
         values = config.get_config() if isinstance(config, GPT2Config) else config
         return cls(**values, **options)
 
@@ -71,17 +91,24 @@ class GPT2Backbone:
         return self.config.get_config()
 
     async def ready(self) -> tuple[Device, Weights]:
-        """The device and the weights: N(0, 0.02), seed 0, unless others were loaded."""
-        if self.weights is None:
-            weights = await self._allocate()
-            try:
-                await weights.randomize()
-            except BaseException:
-                weights.destroy()
-                raise
-            self.weights = weights
-        assert self.device is not None
-        return self.device, self.weights
+        """The device and the weights, as computing() gives them."""
+        async with self.computing() as weights:
+            return weights.device, weights
+
+    @asynccontextmanager
+    async def computing(self) -> AsyncIterator[Weights]:
+        """A turn for calls, one after another, with the weights: N(0, 0.02), seed 0, unless others
+        were loaded. Raises DeviceError once the backbone was destroyed."""
+        async with self._turn:
+            if self.weights is None:
+                weights = await self._allocate()
+                try:
+                    await weights.randomize()
+                except BaseException:
+                    weights.destroy()
+                    raise
+                self.weights = weights
+            yield self.weights
 
     async def call_async(self, inputs: Any) -> Tensor:
         """Hidden states after the final norm: Tensor [batch, length, hidden_dim].
@@ -90,15 +117,13 @@ class GPT2Backbone:
             inputs: {"token_ids": [batch, length], "padding_mask": the same or left out}, or the ids
                 alone. A token attends to those at and before its column whose mask is True;
                 positions are columns. What stands at masked columns has no meaning.
+
+        ValueError: ids outside the vocabulary, rows of different lengths or longer than
+        max_sequence_length, more than 256 rows, a mask of another shape.
         """
         token_ids, mask = self.check_inputs(inputs)
-        device, weights = await self.ready()
-        cache = KVCache(device, self.config, len(token_ids), len(token_ids[0]))
-        try:
-            cache.set_mask(mask)
-            return await hidden_states(weights, cache, token_ids)
-        finally:
-            cache.destroy()
+        async with self.computing() as weights:
+            return await uncached_states(weights, token_ids, mask)
 
     __call__ = blocking(call_async)
 
@@ -117,14 +142,18 @@ class GPT2Backbone:
             inputs, mask = inputs["token_ids"], inputs.get("padding_mask")
         token_ids = self.check_ids(inputs)
         if mask is not None:
-            mask = [[bool(keep) for keep in row] for row in to_lists(mask)]
-            if [len(row) for row in mask] != [len(row) for row in token_ids]:
-                raise ValueError("padding_mask: wanted the shape of token_ids")
+            found, _ = to_rows(mask, "padding_mask")
+            if [len(row) for row in found] != [len(row) for row in token_ids]:
+                raise ValueError(
+                    "padding_mask: wanted the shape of token_ids, "
+                    f"{[len(token_ids), len(token_ids[0])]}, got rows of {list(map(len, found))}"
+                )
+            mask = [[bool(keep) for keep in row] for row in found]
             if all(all(row) for row in mask):
                 mask = None
         return token_ids, mask
 
-    def check_ids(self, token_ids: Any) -> list[list[int]]:
+    def check_ids(self, token_ids: Any, name: str = "token_ids") -> list[list[int]]:
         """token_ids [batch, length] as lists of ints, checked against the config."""
         rows = to_lists(token_ids)
         if (
@@ -133,32 +162,33 @@ class GPT2Backbone:
             or not all(isinstance(row, list) and row and len(row) == len(rows[0]) for row in rows)
         ):
             raise ValueError(
-                "token_ids: wanted a batch of rows of one length, [batch, length], at least one id "
+                f"{name}: wanted a batch of rows of one length, [batch, length], at least one id "
                 f"each, got {_brief(token_ids)}"
             )
         if len(rows) > MAX_ROWS:
-            raise ValueError(f"token_ids: a batch has at most {MAX_ROWS} rows, got {len(rows)}")
+            raise ValueError(f"{name}: a batch has at most {MAX_ROWS} rows, got {len(rows)}")
         longest = self.config.max_sequence_length
         if len(rows[0]) > longest:
             raise ValueError(
-                f"token_ids: a sequence of {len(rows[0]):,} is longer than max_sequence_length, "
+                f"{name}: a sequence of {len(rows[0]):,} is longer than max_sequence_length, "
                 f"{longest:,}"
             )
         for row in rows:
-            self.check_row(row)
+            self.check_row(row, name)
         return rows
 
-    def check_row(self, ids: Sequence[Any]) -> None:
+    def check_row(self, ids: Iterable[Any], name: str = "token_ids") -> None:
         """Raises ValueError for what is no id of the vocabulary."""
         size = self.config.vocabulary_size
         for i in ids:
             if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < size:
-                raise ValueError(f"token_ids: wanted ids of 0 to {size - 1}, got {i!r}")
+                raise ValueError(f"{name}: wanted ids of 0 to {size - 1}, got {i!r}")
 
     async def load_weights_async(self, weights: Mapping[str, Any]) -> None:
         """Take over weights from arrays under their Hugging Face names, with "transformer." or
-        without: numpy arrays, or nested lists. Every tensor is wanted; a tied lm_head.weight is
-        passed over. Raises ValueError naming the tensor that is missing, unknown or misshapen."""
+        without: numpy arrays, or nested lists. Every tensor is wanted; a tied lm_head.weight and
+        saved causal masks (h.0.attn.bias) are passed over. Raises ValueError naming the tensor that
+        is missing, unknown or misshapen; the weights stay as they were then."""
         await self.load(ArrayCheckpoint(self.config, weights))
 
     load_weights = blocking(load_weights_async)
@@ -169,17 +199,20 @@ class GPT2Backbone:
 
     async def load(self, checkpoint: Source, progress: Progress | None = None) -> None:
         """Stream the weights of a checkpoint onto the GPU; nothing half-loaded stays behind."""
-        weights = await self._allocate()
-        try:
-            await weights.load(checkpoint, progress)
-        except BaseException:
-            weights.destroy()
-            raise
-        if self.weights is not None:
-            self.weights.destroy()
-        self.weights = weights
+        async with self._turn:
+            weights = await self._allocate()
+            try:
+                await weights.load(checkpoint, progress)
+            except BaseException:
+                weights.destroy()
+                raise
+            if self.weights is not None:
+                self.weights.destroy()
+            self.weights = weights
 
     async def _allocate(self) -> Weights:
+        if self.closed:
+            raise DeviceError("this model was closed: load it again")
         if self.device is None:
             self.device = await Device.request()
         most = self.device.limits["max-compute-workgroup-storage-size"] // 4 - kernels.NORM_SCRATCH
@@ -191,10 +224,14 @@ class GPT2Backbone:
         return Weights(self.device, self.config, self.precision)
 
     def destroy(self) -> None:
-        """Free the weights."""
+        """Free the weights, and the device unless it was given. The backbone is of no use then."""
+        self.closed = True
         if self.weights is not None:
             self.weights.destroy()
             self.weights = None
+        if self.device is not None and self.owns_device:
+            self.device.destroy()
+        self.device = None
 
 
 def _brief(value: Any) -> str:

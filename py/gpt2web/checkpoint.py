@@ -41,7 +41,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 # The causal mask and its fill value, which older versions of Transformers saved as tensors.
-_MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 
 
 class Folder(Protocol):
@@ -296,7 +296,7 @@ def _check_tensors(
         for tensor in tensors:
             where = f"{folder}/{file}: tensor {tensor.name}"
             name = tensor.name.removeprefix("transformer.")
-            if _MASK_BUFFER.fullmatch(name):
+            if MASK.fullmatch(name):
                 continue
             if name not in wanted:
                 raise CheckpointError(f"{where}: {_why_unknown(name, config)}")

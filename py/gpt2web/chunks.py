@@ -229,6 +229,18 @@ async def hidden_states(
         chunks.destroy()
 
 
+async def uncached_states(
+    weights: Weights, token_ids: Sequence[list[int]], mask: Sequence[Sequence[bool]] | None
+) -> Tensor:
+    """hidden_states of whole rows, over what the mask [rows, n] shows of them; no cache is left."""
+    cache = KVCache(weights.device, weights.config, len(token_ids), len(token_ids[0]))
+    try:
+        cache.set_mask(mask)
+        return await hidden_states(weights, cache, token_ids)
+    finally:
+        cache.destroy()
+
+
 def logits_of(weights: Weights, hidden: Tensor, logits: Tensor, tokens: int) -> list[Dispatch]:
     """The tied head: hidden [n, hidden] -> logits [n, vocabulary], for the first `tokens` of n."""
     device, wte = hidden.device, weights.matrices["wte.weight"]

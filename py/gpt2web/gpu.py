@@ -176,7 +176,7 @@ class Device:
         self.queue = device.queue
         self.limits: dict[str, int] = {name: device.limits[name] for name in DEFAULT_LIMITS}
         self.live: dict[int, int] = {}  # id of a live tensor -> bytes
-        self._fence: tuple[Tensor, Readback] | None = None  # of settled()
+        self._fences: list[tuple[Tensor, Readback]] = []  # of settled(): those free
         self._modules: dict[str, Any] = {}
         self._pipelines: dict[tuple[str, tuple[tuple[str, float], ...]], Any] = {}
 
@@ -223,6 +223,16 @@ class Device:
     def tensor(self, shape: Sequence[int], dtype: str = "f32", *, uniform: bool = False) -> Tensor:
         """A tensor of zeros. Raises DeviceError when it is larger than the device allows."""
         shape = tuple(shape)
+        size = self.tensor_bytes(shape)
+        usage = wgpu.BufferUsage.COPY_SRC | wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.STORAGE
+        if uniform:
+            usage |= wgpu.BufferUsage.UNIFORM
+        tensor = Tensor(self, self._buffer(size, usage), shape, dtype)
+        self.live[id(tensor)] = size
+        return tensor
+
+    def tensor_bytes(self, shape: Sequence[int]) -> int:
+        """What a tensor takes. Raises DeviceError when that is more than the device allows."""
         count = 1
         for length in shape:
             count *= length
@@ -230,15 +240,10 @@ class Device:
         for limit in SIZE_LIMITS:
             if size > self.limits[limit]:
                 raise DeviceError(
-                    f"a tensor of shape {shape} takes {size:,} bytes, the adapter allows "
+                    f"a tensor of shape {tuple(shape)} takes {size:,} bytes, the adapter allows "
                     f"{self.limits[limit]:,} ({limit}): use a smaller precision, batch or length"
                 )
-        usage = wgpu.BufferUsage.COPY_SRC | wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.STORAGE
-        if uniform:
-            usage |= wgpu.BufferUsage.UNIFORM
-        tensor = Tensor(self, self._buffer(size, usage), shape, dtype)
-        self.live[id(tensor)] = size
-        return tensor
+        return size
 
     def readback(self, size: int) -> Readback:
         """A buffer of `size` bytes that results are read through."""
@@ -276,12 +281,13 @@ class Device:
 
         Through a readback: on_submitted_work_done_async of wgpu-py 0.32.0 does not work natively.
         """
-        if self._fence is None:
-            self._fence = self.tensor((4,)), self.readback(16)
-        source, readback = self._fence
+        # several may wait at once
+        fence = self._fences.pop() if self._fences else (self.tensor((4,)), self.readback(16))
+        source, readback = fence
         self.submit([], copies=[(source, 0, readback, 0, 16)])
         readback.map()
         await readback.take(16)
+        self._fences.append(fence)  # not when cancelled: its mapping is still under way
 
     def kernel(
         self,
@@ -372,7 +378,7 @@ class Device:
 
     def destroy(self) -> None:
         """Free the device and everything on it."""
-        self._fence = None
+        self._fences.clear()
         self._pipelines.clear()
         self._modules.clear()
         self.device.destroy()

@@ -36,9 +36,9 @@ def open_folder(preset: str | Path, base_url: str | None = None) -> Folder:
         return UrlFolder(name)
     if Path(preset).is_dir():
         return LocalFolder(preset)
-    bundled = files("gpt2web.models")
-    if isinstance(preset, str) and "/" not in preset and (bundled / _canonical(name)).is_dir():
-        return LocalFolder(str(bundled / _canonical(name)))
+    bundled, canonical = files("gpt2web.models"), _canonical(name)
+    if isinstance(preset, str) and "/" not in canonical and (bundled / canonical).is_dir():
+        return LocalFolder(str(bundled / canonical))
     raise CheckpointError(
         f"no model at {name!r}: wanted a bundled model (stories), or the path or URL of a folder "
         "with config.json, merges.txt and model.safetensors"

@@ -37,7 +37,7 @@ class UrlFolder:
             if error.code in (404, 410):
                 raise FileNotFoundError(f"{url} is not there") from None
             raise CheckpointError(f"{url}: the server answers {error.code}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             raise CheckpointError(f"{url} cannot be read: {error}") from error
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from gpt2web import kernels
 from gpt2web.arguments import array_shape, f32_bytes
-from gpt2web.checkpoint import TensorEntry, tensor_shapes
+from gpt2web.checkpoint import MASK, TensorEntry, tensor_shapes
 from gpt2web.config import GPT2Config
 from gpt2web.gpu import Device, Tensor
 from gpt2web.kernels import Norm, Weight, WeightPart, ceil_div
@@ -105,7 +105,9 @@ class ArrayCheckpoint:
     def __init__(self, config: GPT2Config, arrays: Mapping[str, Any]) -> None:
         self._shapes = tensor_shapes(config)
         self._arrays = {name.removeprefix("transformer."): a for name, a in arrays.items()}
-        self._arrays.pop("lm_head.weight", None)  # tied to wte
+        for name in list(self._arrays):
+            if name == "lm_head.weight" or MASK.fullmatch(name):  # the head is wte again
+                del self._arrays[name]
         missing = [name for name in self._shapes if name not in self._arrays]
         unknown = [name for name in self._arrays if name not in self._shapes]
         if missing or unknown:
@@ -120,7 +122,10 @@ class ArrayCheckpoint:
             found = array_shape(self._arrays[name])
             if found != shape:
                 raise ValueError(f"weights: {name} has the shape {found}, wanted {shape}")
-            data = f32_bytes(self._arrays[name])
+            try:
+                data = f32_bytes(self._arrays[name])
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"weights: {name}: {error}") from None
             yield TensorEntry(name, "F32", shape, len(data)), BytesStream(data)
 
 
