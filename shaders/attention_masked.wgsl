@@ -104,7 +104,7 @@ fn main(
     workgroupBarrier();
   }
 
-  let total = max(sum, 1e-37);  // 0 if every slot is hidden
+  let total = select(sum, 1.0, sum == 0.0);  // 0 if every slot is hidden, else 1 or more
   for (var d = thread; d < VALUE_DIM; d += 64u) {
     attended[out_first + d] = mixed[d] / total;
   }

@@ -307,6 +307,8 @@ def _broadcast(flat: list[int], found: tuple[int, ...], wanted: tuple[int, ...])
         raise ValueError(
             f"positions: wanted a shape that broadcasts to {list(wanted)}, got {list(found)}"
         )
+    if 0 in wanted:
+        return []
     for axis in reversed(range(len(wanted))):
         if full[axis] != wanted[axis]:
             size = math.prod(wanted[axis + 1 :])

@@ -151,7 +151,12 @@ class Layer:
             raise ValueError(f"{self.name} has {has}, got {len(weights)}")
         return dict(zip(self.weights, weights, strict=True))
 
-    getConfig = get_config
+    # TensorFlow.js's spelling.
+
+    def getConfig(self) -> dict[str, Any]:
+        """The same as get_config."""
+        return self.get_config()
+
     fromConfig = from_config
     getWeights = get_weights
     setWeights = set_weights

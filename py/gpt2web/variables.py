@@ -248,7 +248,8 @@ class Variable:
     def _pack(self, device: Device, transposed: bool) -> Weight:
         rows, columns = self.flat_shape
         weight = allocate(device, *((columns, rows) if transposed else (rows, columns)))
-        at_once = min(rows, MAX_PIECE_ROWS, max(1, PIECE_BYTES // (4 * columns)))
+        piece_bytes = min(PIECE_BYTES, *(device.limits[name] for name in SIZE_LIMITS))
+        at_once = min(rows, MAX_PIECE_ROWS, max(1, piece_bytes // (4 * columns)))
         source = device.tensor((at_once, columns))
         piece = device.tensor((4,), "u32", uniform=True)
         for first in range(0, rows, at_once):
