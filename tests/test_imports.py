@@ -16,7 +16,7 @@ LAYERS = (
     "gpu",
     "kernels turn",
     "weights chunks decoder",
-    "backbone layers",
+    "backbone variables layer masks embedding attention layers",
     "generate search stream selftest preset",
     "causal_lm",
     "page convert __main__ __init__",

@@ -908,6 +908,11 @@ def variants():
             output = recorder.tensor((1, 3, config.hidden_dim))
             Chunks(decoder.cache, weights, output).run([(0, 0, [0])])
             kernels.token_loss(recorder, decoder.logits, decoder.state, decoder.x, 1)
+            wte, heads = weights.matrices["wte.weight"], config.num_heads
+            kernels.gather(recorder, decoder.state, wte, wte.parts[0], output)
+            q = recorder.tensor((1, 3, heads, config.head_dim))
+            for shape in ((1,), (1, heads, 3, 3)):
+                kernels.attention_masked(recorder, *[q] * 6, recorder.tensor(shape))
             loader = _Loader(weights, 0, None)
             for name in ("wte.weight", "h.0.attn.c_attn.weight", "h.0.ln_1.bias"):
                 for dtype in kernels.PIECE_TYPES:
@@ -922,10 +927,15 @@ def variants():
             if words > 2:
                 kernels.alternatives(recorder, state, logits, summaries, ring)
     kernels.random_normal(recorder, state, logits, pairs=2, scale=0.02)
+    for kind in kernels.ACTIVATIONS:
+        kernels.activation(recorder, logits, kind)
     return [(name, dict(constants)) for name, constants in recorder.variants]
 
 
-FLAGS = {"WEIGHT_BITS", "EPILOGUE", "SOURCE_TYPE", "TRANSPOSED", "SPLITS", "RING_WORDS"}
+FLAGS = {
+    *("WEIGHT_BITS", "EPILOGUE", "SOURCE_TYPE", "TRANSPOSED", "SPLITS", "RING_WORDS"),
+    *("KIND", "WEIGHTS"),
+}
 
 
 def kinds():
