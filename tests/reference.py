@@ -259,6 +259,15 @@ def unpack(words, shape, bits):
     return values[: shape[0], : shape[1]].copy()
 
 
+def similarity(states, own):
+    """The largest cosine of a hidden state [hidden] with those before it [n, hidden]: 0 with one of
+    zeros, -1 where there are none."""
+    states = np.asarray(states, np.float64)
+    norms = np.linalg.norm(states, axis=1) * np.linalg.norm(np.asarray(own, np.float64))
+    cosines = np.divide(states @ own, norms, out=np.zeros(len(states)), where=norms > 0)
+    return cosines.max(initial=-1.0)
+
+
 # ---- weights for tests --------------------------------------------------------------------------
 
 

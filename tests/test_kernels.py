@@ -607,6 +607,62 @@ def test_token_loss_is_the_cross_entropy_of_each_target(device, case):
     check_token_loss(device, case)
 
 
+# ---- searches ------------------------------------------------------------------------------------
+
+
+def check_copy_slots(device, case):
+    hidden, moves = case
+    given = draw(5, 2, 37, hidden)
+    table = np.zeros((gpu.MAX_ROWS, 4), np.uint32)
+    table[:, 0] = range(gpu.MAX_ROWS)
+    wanted = given.copy()
+    for row, (source, first, end) in moves.items():
+        table[row, :3] = source, first, end
+        wanted[row, :, first:end] = given[source, :, first:end]
+    cache = holding(device, given)
+    run(device, kernels.copy_slots(device, upload(device, table, uniform=True), cache))
+    np.testing.assert_array_equal(download(cache), wanted)
+
+
+MOVES = {0: (3, 5, 34), 1: (3, 0, 37), 4: (2, 36, 37)}
+
+
+@pytest.mark.parametrize("case", [(1, MOVES), (65, MOVES), (320, {2: (0, 7, 7)}), (6, {})])
+def test_copy_slots_is_an_exact_copy_and_leaves_all_else(device, case):
+    check_copy_slots(device, case)
+
+
+def check_similarity(device, case):
+    hidden, length, rows = case  # rows: (position, last id, done), of two prompts
+    own, states = draw(len(rows), hidden), draw(2, length, hidden, seed=1)
+    states[:, length // 2] = 0
+    for row, (position, *_) in enumerate(rows):
+        states[row % 2, position:] = own[row]  # as alike as can be, but not before it
+    similarities = untouched(device, (len(rows),))
+    given = make_state(device, *rows), upload(device, own), upload(device, states)
+    run(device, kernels.similarity(device, *given, similarities))
+    got = download(similarities)
+    for row, (position, _, done) in enumerate(rows):
+        if done:
+            assert is_untouched(got)[row]
+        else:
+            wanted = reference.similarity(states[row % 2, :position], own[row])
+            # the terms of a cosine add up to at most 1; three sums go into it
+            assert abs(got[row] - wanted) <= 3 * SUM
+
+
+@pytest.mark.parametrize("hidden", HIDDEN_SIZES)
+@pytest.mark.parametrize(
+    ("length", "rows"),
+    [
+        (7, [(3, 0, 0), (0, 0, 0), (3, 0, 1)]),
+        (600, [(257, 0, 0), (512, 0, 0), (257, 0, 0), (512, 0, 0)]),
+    ],
+)
+def test_similarity_is_the_largest_cosine_with_what_is_before(device, hidden, length, rows):
+    check_similarity(device, (hidden, length, rows))
+
+
 # ---- weights -------------------------------------------------------------------------------------
 
 
@@ -811,6 +867,8 @@ CORRUPTIONS = [
     ),
     ("scatter_chunk", ">= block.count", "> block.count", check_scatter_chunk, (6, 37)),
     ("token_loss", "half > 0u", "half > 1u", check_token_loss, (7, 6)),
+    ("copy_slots", "slot < wanted.end", "slot <= wanted.end", check_copy_slots, (6, MOVES)),
+    ("similarity", "t < state", "t <= state", check_similarity, (6, 7, [(3, 0, 0)])),
     ("attention_chunk", "sum *= scale", "sum *= 1.0", check_attention_chunk, (3, 7, 64, BLOCKS)),
     ("pack", "<< (16u * i)", "<< (16u * (1u - i))", check_pack, (7, 5, "F16", 16, False, 2)),
     ("random_normal", "6.283185307179586", "6.2", check_random_normal, (7, 0, 0, 0)),
@@ -908,6 +966,8 @@ def variants():
             output = recorder.tensor((1, 3, config.hidden_dim))
             Chunks(decoder.cache, weights, output).run([(0, 0, [0])])
             kernels.token_loss(recorder, decoder.logits, decoder.state, decoder.x, 1)
+            kernels.copy_slots(recorder, decoder.state, decoder.cache.layers[0])
+            kernels.similarity(recorder, decoder.state, decoder.x, output, decoder.q)
             wte, heads = weights.matrices["wte.weight"], config.num_heads
             kernels.gather(recorder, decoder.state, wte, wte.parts[0], output)
             q = recorder.tensor((1, 3, heads, config.head_dim))

@@ -1,7 +1,6 @@
 """GPT-2 text generation on WebGPU, written in Python."""
 
-from gpt2web import layers
-from gpt2web import sampler as samplers
+from gpt2web import layers, samplers
 from gpt2web.backbone import GPT2Backbone
 from gpt2web.causal_lm import GPT2CausalLM
 from gpt2web.checkpoint import CheckpointError

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt2web import sampler as samplers
-from gpt2web import selftest
+from gpt2web import samplers, selftest
 from gpt2web.arguments import to_lists, to_rows
 from gpt2web.backbone import GPT2Backbone
 from gpt2web.checkpoint import Folder, open_checkpoint
@@ -20,7 +19,10 @@ from gpt2web.generate import Request, Run, Session, collect
 from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, block_on, blocking
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
 from gpt2web.preset import open_folder, read_config, read_tokenizer, reads_start_token
+from gpt2web.sampler import check_seed, draw_seed
 from gpt2web.sampling import Sampling
+from gpt2web.search import Beam, search
+from gpt2web.searchers import BeamSampler, ContrastiveSampler
 from gpt2web.stream import TextStream
 from gpt2web.tokenizer import GPT2Tokenizer
 from gpt2web.turn import Turn
@@ -170,8 +172,8 @@ class GPT2CausalLM:
 
     # Generation.
 
-    def compile(self, sampler: str | samplers.Sampler = "top_k") -> None:
-        """Choose how generate() samples: a name or a sampler."""
+    def compile(self, sampler: str | Mapping[str, Any] | samplers.Sampler = "top_k") -> None:
+        """Choose how generate() samples: what samplers.get takes."""
         self.sampler = samplers.get(sampler)
 
     def stream(
@@ -206,8 +208,8 @@ class GPT2CausalLM:
         """
         tokenizer = self.tokenizer
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        checked_seed = samplers.check_seed(seed)
-        seed = samplers.draw_seed() if checked_seed is None else checked_seed
+        checked_seed = check_seed(seed)
+        seed = draw_seed() if checked_seed is None else checked_seed
         logprobs = _count("logprobs", logprobs, 0, MAX_ALTERNATIVES)
         if max_new_tokens is not None:
             max_new_tokens = _count("max_new_tokens", max_new_tokens, 1)
@@ -280,7 +282,9 @@ class GPT2CausalLM:
             strip_prompt: return only what follows the prompt.
 
         Returns what came in: a text, a list, or a dict whose mask is True through the first new
-        stop id. Raises ValueError for a max_length beyond the context, and for what is no prompt.
+        stop id. With BeamSampler(return_all_beams=True), for each text its beams, [(text, score)],
+        best first; and what generate_step gives. Raises ValueError for a max_length beyond the
+        context, and for what is no prompt.
         """
         stop_ids = self._stop_ids(stop_token_ids)
         if max_length is not None:
@@ -305,10 +309,23 @@ class GPT2CausalLM:
             outputs["padding_mask"] = _without(outputs["padding_mask"], prompt["padding_mask"])
         if isinstance(inputs, Mapping):
             return outputs
-        assert self.preprocessor is not None
-        return self.preprocessor.generate_postprocess(outputs)
+        return self._texts(outputs)
 
     generate = blocking(generate_async)
+
+    def _texts(self, outputs: Mapping[str, Any]) -> Any:
+        """What generate_step gave, as a text or a list; of all beams as (text, score)."""
+        assert self.preprocessor is not None
+        if "scores" not in outputs:
+            return self.preprocessor.generate_postprocess(outputs)
+        ids, masks, scores = (outputs[name] for name in ("token_ids", "padding_mask", "scores"))
+        if scores and not isinstance(scores[0], list):
+            beams = {"token_ids": ids, "padding_mask": masks}
+            return list(zip(self.preprocessor.generate_postprocess(beams), scores, strict=True))
+        return [
+            self._texts({"token_ids": i, "padding_mask": m, "scores": s})
+            for i, m, s in zip(ids, masks, scores, strict=True)
+        ]
 
     async def generate_step_async(
         self, inputs: Mapping[str, Any], stop_token_ids: Iterable[int] | None = None
@@ -321,36 +338,57 @@ class GPT2CausalLM:
             stop_token_ids: ids after which a row is left as it was.
 
         Returns {"token_ids", "padding_mask"} of the same shape: prompts are never overwritten, the
-        mask is True through the first new stop id.
+        mask is True through the first new stop id. With BeamSampler(return_all_beams=True) each row
+        becomes its beams, best first, [batch, beams, length], and "scores" [batch, beams] joins.
         """
         stop_ids = frozenset(stop_token_ids or ())
         self._check_stop_ids(stop_ids)
         rows, masks, batched = _prompt_rows(inputs)
-        sampler = self.sampler
+        sampler, sampling = self.sampler, self.sampler.sampling
         requests = []
         for row, (ids, mask) in enumerate(zip(rows, masks, strict=True)):
             prompt = ids[: sum(mask)]
             self.backbone.check_row(prompt)
             seed = (sampler.seed + row) & 0xFFFFFFFF
             limit = len(ids) - len(prompt)
-            requests.append(Request(prompt, sampler.sampling, seed, sampler.calls, limit, stop_ids))
+            requests.append(Request(prompt, sampling, seed, sampler.calls, limit, stop_ids))
         context = self.backbone.config.max_sequence_length
         if rows and len(rows[0]) > context:
             raise ValueError(
                 f"token_ids: rows of {len(rows[0]):,} are longer than the model's context, "
                 f"{context:,}"
             )
+        at_once = MAX_ROWS // sampler.rows_per_prompt
+        if at_once == 0:
+            raise ValueError(
+                f"{type(sampler).__name__} follows {sampler.rows_per_prompt} continuations of a "
+                f"prompt at once, a batch has at most {MAX_ROWS} rows"
+            )
         sampler.calls += 1
-        for start in range(0, len(requests), MAX_ROWS):
-            batch = requests[start : start + MAX_ROWS]
-            generated = await collect(self, batch, self._length(batch), sampler)
-            for row, new_ids in enumerate(generated, start):
-                known = sum(masks[row])
-                rows[row][known : known + len(new_ids)] = new_ids
-                masks[row][known : known + len(new_ids)] = [True] * len(new_ids)
-        if not batched:
-            return {"token_ids": rows[0], "padding_mask": masks[0]}
-        return {"token_ids": rows, "padding_mask": masks}
+        found: list[list[Beam]] = []
+        for start in range(0, len(requests), at_once):
+            batch = requests[start : start + at_once]
+            if isinstance(sampler, BeamSampler | ContrastiveSampler):
+                found += await search(self, batch, self._length(batch, sampler), sampler)
+            else:
+                length = self._length(batch, sampler)
+                found += [[Beam(new, 0.0)] for new in await collect(self, batch, length, sampler)]
+        beams = [
+            [_filled(ids, mask, beam.ids) for beam in own]
+            for ids, mask, own in zip(rows, masks, found, strict=True)
+        ]
+        if isinstance(sampler, BeamSampler) and sampler.return_all_beams:
+            outputs: dict[str, list[Any]] = {
+                "token_ids": [[ids for ids, _ in own] for own in beams],
+                "padding_mask": [[mask for _, mask in own] for own in beams],
+                "scores": [[beam.score for beam in own] for own in found],
+            }
+        else:
+            outputs = {
+                "token_ids": [own[0][0] for own in beams],
+                "padding_mask": [own[0][1] for own in beams],
+            }
+        return outputs if batched else {name: values[0] for name, values in outputs.items()}
 
     generate_step = blocking(generate_step_async)
 
@@ -524,10 +562,10 @@ class GPT2CausalLM:
             self._decoder.destroy()
             self._decoder = None
 
-    def _length(self, requests: Sequence[Request]) -> int:
+    def _length(self, requests: Sequence[Request], sampler: samplers.Sampler | None = None) -> int:
         """Cache slots a row: one row gets the whole context, so that it can always go on."""
         context = self.backbone.config.max_sequence_length
-        if len(requests) == 1:
+        if len(requests) == 1 and (sampler is None or sampler.rows_per_prompt == 1):
             return context
         needed = max(len(request.prompt) + request.limit for request in requests)
         return min(context, -(-needed // 64) * 64)
@@ -588,8 +626,16 @@ def _resized(inputs: Mapping[str, Any], length: int | None) -> dict[str, Any]:
     return {"token_ids": rows[0], "padding_mask": masks[0]}
 
 
+def _filled(ids: list[int], mask: list[bool], new_ids: list[int]) -> tuple[list[int], list[bool]]:
+    """A row and its mask with new ids behind its prompt."""
+    known = sum(mask)
+    end = known + len(new_ids)
+    return ids[:known] + new_ids + ids[end:], mask[:known] + [True] * len(new_ids) + mask[end:]
+
+
 def _without(mask: list[Any], other: list[Any]) -> list[Any]:
-    """mask where other is not, of the same rank."""
+    """mask where other is not; each of mask's beams, where other has none."""
     if mask and isinstance(mask[0], list):
-        return [_without(a, b) for a, b in zip(mask, other, strict=True)]
+        others = other if isinstance(other[0], list) else [other] * len(mask)
+        return [_without(a, b) for a, b in zip(mask, others, strict=True)]
     return [a and not b for a, b in zip(mask, other, strict=True)]

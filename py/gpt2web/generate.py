@@ -10,7 +10,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from gpt2web import kernels
@@ -18,7 +18,7 @@ from gpt2web.chunks import Span
 from gpt2web.decoder import Decoder
 from gpt2web.gpu import MAX_ROWS, Dispatch, Readback
 from gpt2web.sampler import Sampler, checked_ids
-from gpt2web.sampling import Sampling, bit_words, probabilities
+from gpt2web.sampling import Sampling, bit_words
 from gpt2web.turn import Turn
 
 RING_STEPS = 64  # steps whose ids the GPU keeps, and the most in one submit
@@ -63,7 +63,7 @@ class Session:
         self.ring = device.tensor((RING_STEPS, rows, self.entry_words), "u32")
         size = 4 * RING_STEPS * rows * self.entry_words
         self.free = [device.readback(size), device.readback(size)]
-        self.in_flight: deque[_Submit] = deque()
+        self.in_flight: deque[Submit] = deque()
 
         state, logits = decoder.state, decoder.logits
         calls = [
@@ -102,7 +102,9 @@ class Session:
             readback.destroy()
 
 
-class _Submit(NamedTuple):
+class Submit(NamedTuple):
+    """Steps under way to a readback, and when they were submitted."""
+
     readback: Readback
     steps: int
     time: float
@@ -177,7 +179,7 @@ class Run:
             copies=[(session.ring, slot * stride, readback, 0, steps * stride)],
         )
         readback.map()
-        session.in_flight.append(_Submit(readback, steps, time.perf_counter()))
+        session.in_flight.append(Submit(readback, steps, time.perf_counter()))
         self.submitted += steps
 
     async def read(self) -> list[Chosen]:
@@ -225,12 +227,12 @@ class Run:
         self.submitted += 1
         vocabulary = decoder.config.vocabulary_size
         logits = (await decoder.logits.read()).cast("B").cast("f")
-        rows = []
-        for row, request in enumerate(self.requests):
-            own = logits[row * vocabulary : (row + 1) * vocabulary]
-            seen = (*request.prompt, *self.ids[row])
-            rows.append(probabilities(own, replace(request.sampling, top_k=None, top_p=None), seen))
-        chosen = checked_ids(sampler.get_next_token(rows), len(rows), vocabulary)
+        rows = [logits[start : start + vocabulary] for start in range(0, len(logits), vocabulary)]
+        seen = None
+        if self.requests[0].sampling.repetition_penalty != 1:
+            seen = [(*r.prompt, *ids) for r, ids in zip(self.requests, self.ids, strict=True)]
+        found = sampler.compute_probabilities(rows, seen)
+        chosen = checked_ids(sampler.get_next_token(found), len(rows), vocabulary)
         states = b""
         for row, id_ in enumerate(chosen):
             request, ids = self.requests[row], self.ids[row]
@@ -244,7 +246,7 @@ class Run:
             states += struct.pack("<4I", position, id_, len(ids), done)
         decoder.device.write(decoder.state, states)
 
-    def _plan(self, done: _Submit) -> None:
+    def _plan(self, done: Submit) -> None:
         """Choose K from how long the steps took."""
         now = time.perf_counter()
         seconds = (now - max(done.time, self.last_done)) / done.steps
