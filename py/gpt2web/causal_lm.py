@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class GPT2CausalLM:
         self.sampler = samplers.get("top_k")
         self._decoder: Decoder | None = None
         self._sessions: dict[int, Session] = {}  # of the decoder, by number of alternatives
+        self._closed = False
 
     # Loading.
 
@@ -83,7 +84,9 @@ class GPT2CausalLM:
         preprocessor = GPT2CausalLMPreprocessor(
             await _read_tokenizer(folder, config), sequence_length=config.max_sequence_length
         )
+        add_start_token = await _reads_start_token(folder)
         checkpoint = await open_checkpoint(folder, config)
+        device = None
         try:
             if precision is None:
                 only_f16 = all(entry.dtype == "F16" for entry in checkpoint.entries)
@@ -92,13 +95,17 @@ class GPT2CausalLM:
             precision, self_test = await selftest.run(device, precision)
             backbone = GPT2Backbone.from_config(config, precision=precision, device=device)
             await backbone.load(checkpoint, progress)
+            lm = cls(backbone, preprocessor)
+            lm.name = folder.name
+            lm.self_test = self_test
+            lm.add_start_token = add_start_token
+            await lm._warm_up()
+        except BaseException:
+            if device is not None:
+                device.destroy()
+            raise
         finally:
             checkpoint.close()
-        lm = cls(backbone, preprocessor)
-        lm.name = folder.name
-        lm.self_test = self_test
-        lm.add_start_token = await _reads_start_token(folder)
-        await lm._warm_up()
         return lm
 
     @classmethod
@@ -132,7 +139,8 @@ class GPT2CausalLM:
         }
 
     def close(self) -> None:
-        """Free everything on the GPU. The model is of no use then."""
+        """Free everything on the GPU. The model is of no use then; a stream of it raises."""
+        self._closed = True
         self._drop_decoder()
         self.backbone.destroy()
         if self.backbone.device is not None:
@@ -184,21 +192,16 @@ class GPT2CausalLM:
             max_new_tokens = _count("max_new_tokens", max_new_tokens, 1)
         if steps_per_submit is not None:
             steps_per_submit = _count("steps_per_submit", steps_per_submit, 1, 64)
-        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        for text in stops:
-            if not isinstance(text, str) or not text:
-                raise ValueError(
-                    f"stop must be text that is not empty, or a list of it, got {stop!r}"
-                )
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        stops = (stop,) if isinstance(stop, str) else _texts("stop", () if stop is None else stop)
+        if "" in stops:
+            raise ValueError(f"stop must be text that is not empty, or a list of it, got {stop!r}")
+        prompts = (prompt,) if isinstance(prompt, str) else _texts("prompt", prompt)
         if not 1 <= len(prompts) <= MAX_ROWS:
             raise ValueError(f"stream takes 1 to {MAX_ROWS} prompts, got {len(prompts)}")
 
         context = self.backbone.config.max_sequence_length
         requests, reasons = [], []
         for row, text in enumerate(prompts):
-            if not isinstance(text, str):
-                raise TypeError(f"prompt must be a str or a list of them, got {text!r}")
             ids = self.prompt_ids(text, parse_special)
             if len(ids) > context:
                 raise ValueError(
@@ -259,11 +262,9 @@ class GPT2CausalLM:
                 f"max_length is {max_length:,}, the model's context holds {context:,} tokens"
             )
         stop_ids = self._stop_ids(stop_token_ids)
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        texts = (inputs,) if isinstance(inputs, str) else _texts("inputs", inputs)
         sampler, requests = self.sampler, []
         for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"generate takes a str or a list of them, got {text!r}")
             ids: list[int] = tokenizer.tokenize(text)
             if self.preprocessor.add_start_token or not ids:
                 ids = [tokenizer.start_token_id, *ids]
@@ -293,14 +294,13 @@ class GPT2CausalLM:
             if stop_token_ids != "auto":
                 raise ValueError(f'stop_token_ids is "auto", None or ids, got {stop_token_ids!r}')
             return frozenset([self._tokenizer().end_token_id])
-        size = self.backbone.config.vocabulary_size
-        for i in stop_token_ids:
-            if not 0 <= i < size:
-                raise ValueError(f"stop_token_ids has {i}, the vocabulary ends at {size - 1}")
-        return frozenset(stop_token_ids)
+        last = self.backbone.config.vocabulary_size - 1
+        return frozenset(_count("an id in stop_token_ids", i, 0, last) for i in stop_token_ids)
 
     async def session(self, rows: int, length: int, alternatives: int) -> Session:
         """The buffers and recorded calls for a batch; those of the last shape are kept."""
+        if self._closed:
+            raise RuntimeError("this model was closed: load it again")
         device, weights = await self.backbone.ready()
         decoder = self._decoder
         if decoder is None or (decoder.rows, decoder.length) != (rows, length):
@@ -393,7 +393,19 @@ async def _reads_start_token(folder: Folder) -> bool:
         text = await folder.read_text("generation_config.json")
     except FileNotFoundError:
         return False
-    return bool(parse_json(f"{folder.name}/generation_config.json", text).get("add_start_token"))
+    fields = parse_json(f"{folder.name}/generation_config.json", text)
+    return isinstance(fields, dict) and bool(fields.get("add_start_token"))
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    """value as texts."""
+    if not isinstance(value, Iterable) or isinstance(value, bytes):
+        raise TypeError(f"{name} must be a str or a list of them, got {value!r}")
+    texts = tuple(value)
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{name} must be a str or a list of them, got {text!r} in it")
+    return texts
 
 
 def _count(name: str, value: object, least: int, most: int | None = None) -> int:

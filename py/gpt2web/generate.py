@@ -83,6 +83,7 @@ class Session:
         self.ring = device.tensor((RING_STEPS, rows, self.entry_words), "u32")
         size = 4 * RING_STEPS * rows * self.entry_words
         self.free = [device.readback(size), device.readback(size)]
+        self.destroyed = False
         self.in_flight: deque[_Submit] = deque()
 
         state, logits = decoder.state, decoder.logits
@@ -111,11 +112,16 @@ class Session:
     async def drain(self) -> None:
         """Wait for what an earlier run left under way."""
         while self.in_flight:
-            submit = self.in_flight.popleft()
-            await submit.readback.take(4)
-            self.free.append(submit.readback)
+            await self.in_flight[0].readback.take(4)
+            self.free.append(self.in_flight.popleft().readback)
+
+    def check(self) -> None:
+        """RuntimeError after `destroy`: submitting freed buffers ends the process natively."""
+        if self.destroyed:
+            raise RuntimeError("the model was closed while it generated: load it again")
 
     def destroy(self) -> None:
+        self.destroyed = True
         for tensor in (self.samplings, self.flags, self.scores, self.summaries, self.ring):
             tensor.destroy()
         for readback in [*self.free, *(submit.readback for submit in self.in_flight)]:
@@ -151,6 +157,8 @@ class Run:
         decoder = self.session.decoder
         if self._spans is None:
             await self.session.drain()
+        self.session.check()
+        if self._spans is None:
             self._spans = []
             for row, request in enumerate(self.requests):
                 kept = _common(decoder.cached[row], request.prompt[:-1])
@@ -208,6 +216,7 @@ class Run:
         A row that has met a stop id or its limit leaves `running`, as the GPU has it.
         """
         session = self.session
+        session.check()
         # one submit ahead, but the first id is not kept waiting for the second step
         ahead = 2 if self.last_done else 1
         while len(session.in_flight) < ahead and self.submitted < self.most:
@@ -236,7 +245,7 @@ class Run:
                     self.running.discard(row)
         for row, ids in enumerate(self.ids):
             # the last id has been chosen, but not been through the model
-            session.decoder.cached[row] = self.requests[row].prompt + ids[:-1]
+            session.decoder.cached[row] = (self.requests[row].prompt + ids)[:-1]
         return chosen
 
     def _plan(self, done: _Submit) -> None:
@@ -262,8 +271,11 @@ def _common(a: list[int], b: list[int]) -> int:
 class _RowText:
     """Text of one row: holds back half characters and what may become a stop string."""
 
-    def __init__(self, row: int, tokenizer: GPT2Tokenizer, stop: tuple[str, ...]) -> None:
+    def __init__(
+        self, row: int, tokenizer: GPT2Tokenizer, stop: tuple[str, ...], with_logprobs: bool
+    ) -> None:
         self.row = row
+        self.with_logprobs = with_logprobs
         self.decoder = tokenizer.stream_decoder()
         self.stop = stop
         self.text = ""  # not yet sent
@@ -318,12 +330,11 @@ class _RowText:
         chosen = [c for c, _ in held]
         logprobs = [c.logprob for c in chosen if c.logprob is not None]
         top = [c.top for c in chosen if c.top is not None]
-        asked = bool(chosen) and chosen[0].logprob is not None
         return Piece(
             text,
             [c.id for c in chosen],
-            logprobs if asked else None,
-            top if asked else None,
+            logprobs if self.with_logprobs else None,
+            top if self.with_logprobs else None,
             self.row,
             reason,
         )
@@ -364,33 +375,43 @@ class TextStream:
         self._alternatives = alternatives
         self._steps_per_submit = steps_per_submit
         self._length = length
-        self._rows = [_RowText(row, tokenizer, stop) for row in range(len(requests))]
+        self._rows = [
+            _RowText(row, tokenizer, stop, alternatives > 0) for row in range(len(requests))
+        ]
         self._ready: deque[Piece] = deque()
         self._run: Run | None = None
         self._prefilled = False
         self._holds_turn = False
         self._cancelled = False
+        self._advancing = False  # someone waits in __anext__
         for row, request in enumerate(requests):
             if request.limit == 0:  # the prompt fills the context
                 self._ready.append(self._rows[row].finish(reasons[row]))
 
     def cancel(self) -> None:
-        """Stop generating; the last piece of each row says "cancelled"."""
+        """Stop generating, or waiting to; the last piece of each row says "cancelled"."""
         self._cancelled = True
+        self._host.turn.leave(self)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Piece:
+        if self._advancing:
+            raise RuntimeError("this stream is already being read: one reader at a time")
         while not self._ready:
             if all(row.finished for row in self._rows):
                 self._release()
                 raise StopAsyncIteration
+            self._advancing = True
             try:
                 await self._advance()
             except BaseException:
+                self._end()  # without its turn it must not go on
                 self._release()
                 raise
+            finally:
+                self._advancing = False
         if all(row.finished for row in self._rows):
             self._release()
         return self._ready.popleft()
@@ -399,8 +420,9 @@ class TextStream:
         if self._cancelled:
             self._ready += [row.finish("cancelled") for row in self._rows if not row.finished]
         elif self._run is None:
-            await self._host.turn.take()
-            self._holds_turn = True
+            self._holds_turn = await self._host.turn.take(self)
+            if self._cancelled or not self._holds_turn:
+                return
             rows = len(self._requests)
             session = await self._host.session(rows, self._length, self._alternatives)
             self._run = Run(session, self._requests, self._steps_per_submit)
@@ -428,12 +450,17 @@ class TextStream:
             self._holds_turn = False
             self._host.turn.give()
 
-    async def aclose(self) -> None:
-        """Leave early: the next call may begin."""
+    def _end(self) -> None:
         for row in self._rows:
             row.finished = True
         self._ready.clear()
-        self._release()
+
+    async def aclose(self) -> None:
+        """Leave early: the next call may begin."""
+        self._end()
+        self._host.turn.leave(self)
+        if not self._advancing:  # else its reader lets go, once what it waits for is there
+            self._release()
 
     async def __aenter__(self) -> Self:
         return self
