@@ -456,7 +456,7 @@ def test_a_cancelled_prefill_leaves_what_it_took(random_lm, prefilled):
 # ---- cancelling and leaving ----------------------------------------------------------------------
 
 
-def test_cancel_ends_a_stream_promptly(random_lm, monkeypatch):
+def test_cancel_ends_a_stream_promptly(writer, monkeypatch):
     """Within 100 ms and one submit, which is what the reader waits for then."""
     submits = []
     good = Run.read
@@ -469,8 +469,8 @@ def test_cancel_ends_a_stream_promptly(random_lm, monkeypatch):
 
     monkeypatch.setattr(Run, "read", timed)
 
-    async def main():
-        stream = random_lm.stream("a", seed=1, temperature=2)
+    async def main(attempt):
+        stream = writer.stream("Z", temperature=0)
         cancelled = 0.0
 
         def cancel():
@@ -478,19 +478,23 @@ def test_cancel_ends_a_stream_promptly(random_lm, monkeypatch):
             cancelled = time.perf_counter()
             stream.cancel()
 
-        asyncio.get_running_loop().call_later(0.15, cancel)
+        # from another thread: in the middle of whatever the loop is doing then
+        threading.Timer(0.04 + 0.015 * attempt, cancel).start()
         pieces = await pieces_of(stream)
         return pieces, time.perf_counter() - cancelled
 
-    for _ in range(3):  # it may come to the context's end first
+    cancelled = 0
+    for attempt in range(5):
         submits.clear()
-        pieces, seconds = asyncio.run(main())
-        if pieces[-1].finish_reason == "cancelled":
-            break
-    print(f"cancelled after {1000 * seconds:.0f} ms, a submit took {1000 * max(submits):.0f} ms")
-    assert pieces[-1].finish_reason == "cancelled" and len(ids_of(pieces)) < 299
-    assert seconds < 0.1 + max(submits)
-    assert is_free(random_lm)
+        pieces, seconds = asyncio.run(main(attempt))
+        if pieces[-1].finish_reason == "context":
+            continue  # it came to the end before it was cancelled
+        assert pieces[-1].finish_reason == "cancelled"
+        print(f"cancelled after {1000 * seconds:.1f} ms; submits to {1000 * max(submits):.0f} ms")
+        assert seconds < 0.1 + max(submits)
+        cancelled += 1
+    assert cancelled
+    assert is_free(writer)
 
 
 def test_cancel_before_the_start_never_touches_the_gpu(random_lm):

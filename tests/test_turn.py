@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 from gpt2web.gpu import block_on
@@ -164,6 +165,23 @@ def test_who_leaves_waits_no_longer_and_others_do():
         assert await asyncio.wait_for(stays, 5) is True
         turn.give()
         assert is_free(turn)
+
+    asyncio.run(main())
+
+
+def test_a_turn_given_back_within_take_is_not_missed(monkeypatch):
+    """As by a finalizer, when the collector runs between take's look and its wait."""
+    turn = Turn()
+
+    def given_back_meanwhile():
+        turn.give()
+        return Future()
+
+    async def main():
+        assert await turn.take()
+        monkeypatch.setattr("gpt2web.turn.Future", given_back_meanwhile)
+        assert await asyncio.wait_for(turn.take(), 5)
+        assert not is_free(turn)
 
     asyncio.run(main())
 

@@ -360,6 +360,8 @@ async def _read_config(folder: Folder) -> GPT2Config:
             "(config.json, merges.txt, model.safetensors)"
         ) from None
     fields = parse_json(f"{folder.name}/config.json", text)
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{folder.name}/config.json: wanted an object, got {text[:40]!r}")
     try:
         return GPT2Config.from_hugging_face(fields)
     except (TypeError, ValueError) as error:

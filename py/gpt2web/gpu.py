@@ -389,6 +389,8 @@ class Readback:
         if sys.platform != "emscripten" and not is_blocking():
             promise = asyncio.get_running_loop().run_in_executor(None, promise.sync_wait)
         await finished(promise)
+        if self.buffer is None:
+            raise DeviceError("the model was closed while its results were on their way")
         data = memoryview(self.buffer.read_mapped(0, size))
         self.buffer.unmap()
         return data

@@ -40,6 +40,9 @@ class Turn:
                 )
             future: Future[bool] = Future()
             self._waiting.append((future, thread, caller))
+            if not self._taken:  # a finalizer gave it back since
+                self._taken = True
+                self.give()
         if is_blocking():
             return future.result()
         try:
