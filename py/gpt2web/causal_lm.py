@@ -56,9 +56,9 @@ class GPT2CausalLM:
         self.self_test = "not run"
         self.turn = Turn()
         self.sampler = samplers.get("top_k")
-        self._closed = False
         self._decoder: Decoder | None = None
         self._sessions: dict[int, Session] = {}  # of the decoder, by number of alternatives
+        self._closed = False
 
     # Loading.
 
@@ -89,7 +89,9 @@ class GPT2CausalLM:
         preprocessor = GPT2CausalLMPreprocessor(
             await read_tokenizer(folder, config), sequence_length=config.max_sequence_length
         )
+        add_start_token = await reads_start_token(folder)
         checkpoint = await open_checkpoint(folder, config)
+        device = None
         try:
             if precision is None:
                 only_f16 = all(entry.dtype == "F16" for entry in checkpoint.entries)
@@ -98,13 +100,17 @@ class GPT2CausalLM:
             precision, self_test = await selftest.run(device, precision)
             backbone = GPT2Backbone.from_config(config, precision=precision, device=device)
             await backbone.load(checkpoint, progress)
+            lm = cls(backbone, preprocessor)
+            lm.name = folder.name
+            lm.self_test = self_test
+            lm.add_start_token = add_start_token
+            await lm._warm_up()
+        except BaseException:
+            if device is not None:
+                device.destroy()
+            raise
         finally:
             checkpoint.close()
-        lm = cls(backbone, preprocessor)
-        lm.name = folder.name
-        lm.self_test = self_test
-        lm.add_start_token = await reads_start_token(folder)
-        await lm._warm_up()
         return lm
 
     @classmethod
@@ -162,7 +168,7 @@ class GPT2CausalLM:
         }
 
     def close(self) -> None:
-        """Free everything on the GPU. The model is of no use then."""
+        """Free everything on the GPU. The model is of no use then; a stream of it raises."""
         self._closed = True
         self._drop_decoder()
         self.backbone.destroy()
@@ -215,21 +221,16 @@ class GPT2CausalLM:
             max_new_tokens = _count("max_new_tokens", max_new_tokens, 1)
         if steps_per_submit is not None:
             steps_per_submit = _count("steps_per_submit", steps_per_submit, 1, 64)
-        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        for text in stops:
-            if not isinstance(text, str) or not text:
-                raise ValueError(
-                    f"stop must be text that is not empty, or a list of it, got {stop!r}"
-                )
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        stops = (stop,) if isinstance(stop, str) else _texts("stop", () if stop is None else stop)
+        if "" in stops:
+            raise ValueError(f"stop must be text that is not empty, or a list of it, got {stop!r}")
+        prompts = (prompt,) if isinstance(prompt, str) else _texts("prompt", prompt)
         if not 1 <= len(prompts) <= MAX_ROWS:
             raise ValueError(f"stream takes 1 to {MAX_ROWS} prompts, got {len(prompts)}")
 
         context = self.backbone.config.max_sequence_length
         requests, reasons = [], []
         for row, text in enumerate(prompts):
-            if not isinstance(text, str):
-                raise TypeError(f"prompt must be a str or a list of them, got {text!r}")
             ids = self.prompt_ids(text, parse_special)
             if len(ids) > context:
                 raise ValueError(
@@ -299,7 +300,7 @@ class GPT2CausalLM:
         else:
             if self.preprocessor is None:
                 raise ValueError("this model has no preprocessor: pass token_ids and padding_mask")
-            texts = inputs if isinstance(inputs, str) else list(inputs)
+            texts = inputs if isinstance(inputs, str) else list(_texts("inputs", inputs))
             length = max_length or min(
                 self.preprocessor.sequence_length, self.backbone.config.max_sequence_length
             )
@@ -309,11 +310,11 @@ class GPT2CausalLM:
             outputs["padding_mask"] = _without(outputs["padding_mask"], prompt["padding_mask"])
         if isinstance(inputs, Mapping):
             return outputs
-        return self._texts(outputs)
+        return self._as_texts(outputs)
 
     generate = blocking(generate_async)
 
-    def _texts(self, outputs: Mapping[str, Any]) -> Any:
+    def _as_texts(self, outputs: Mapping[str, Any]) -> Any:
         """What generate_step gave, as a text or a list; of all beams as (text, score)."""
         assert self.preprocessor is not None
         if "scores" not in outputs:
@@ -323,7 +324,7 @@ class GPT2CausalLM:
             beams = {"token_ids": ids, "padding_mask": masks}
             return list(zip(self.preprocessor.generate_postprocess(beams), scores, strict=True))
         return [
-            self._texts({"token_ids": i, "padding_mask": m, "scores": s})
+            self._as_texts({"token_ids": i, "padding_mask": m, "scores": s})
             for i, m, s in zip(ids, masks, scores, strict=True)
         ]
 
@@ -589,6 +590,17 @@ def _count(name: str, value: object, least: int, most: int | None = None) -> int
     if number < least or (most is not None and number > most):
         raise ValueError(f"{wanted}, got {number}")
     return number
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    """value as texts."""
+    if not isinstance(value, Iterable) or isinstance(value, bytes):
+        raise TypeError(f"{name} must be a str or a list of them, got {value!r}")
+    texts = tuple(value)
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{name} must be a str or a list of them, got {text!r} in it")
+    return texts
 
 
 def _prompt_rows(inputs: Mapping[str, Any]) -> tuple[list[list[int]], list[list[bool]], bool]:

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from gpt2web import kernels
 from gpt2web.chunks import Span
 from gpt2web.decoder import Decoder
-from gpt2web.gpu import MAX_ROWS, Dispatch, Readback
+from gpt2web.gpu import MAX_ROWS, DeviceError, Dispatch, Readback
 from gpt2web.sampler import Sampler, checked_ids
 from gpt2web.sampling import Sampling, bit_words
 from gpt2web.turn import Turn
@@ -63,6 +63,7 @@ class Session:
         self.ring = device.tensor((RING_STEPS, rows, self.entry_words), "u32")
         size = 4 * RING_STEPS * rows * self.entry_words
         self.free = [device.readback(size), device.readback(size)]
+        self.destroyed = False
         self.in_flight: deque[Submit] = deque()
 
         state, logits = decoder.state, decoder.logits
@@ -91,11 +92,16 @@ class Session:
     async def drain(self) -> None:
         """Wait for what an earlier run left under way."""
         while self.in_flight:
-            submit = self.in_flight.popleft()
-            await submit.readback.take(4)
-            self.free.append(submit.readback)
+            await self.in_flight[0].readback.take(4)
+            self.free.append(self.in_flight.popleft().readback)
+
+    def check(self) -> None:
+        """DeviceError after `destroy`: submitting freed buffers ends the process natively."""
+        if self.destroyed:
+            raise DeviceError("the model was closed while it generated: load it again")
 
     def destroy(self) -> None:
+        self.destroyed = True
         for tensor in (self.samplings, self.flags, self.scores, self.summaries, self.ring):
             tensor.destroy()
         for readback in [*self.free, *(submit.readback for submit in self.in_flight)]:
@@ -133,6 +139,8 @@ class Run:
         decoder = self.session.decoder
         if self._spans is None:
             await self.session.drain()
+        self.session.check()
+        if self._spans is None:
             self._spans = []
             for row, request in enumerate(self.requests):
                 kept = _common(decoder.cached[row], request.prompt[:-1])
@@ -188,6 +196,7 @@ class Run:
         A row that has met a stop id or its limit leaves `running`, as the GPU has it.
         """
         session = self.session
+        session.check()
         # one submit ahead, but the first id is not kept waiting for the second step
         ahead = 2 if self.last_done else 1
         while len(session.in_flight) < ahead and self.submitted < self.most:
@@ -216,7 +225,7 @@ class Run:
                     self.running.discard(row)
         for row, ids in enumerate(self.ids):
             # the last id has been chosen, but not been through the model
-            session.decoder.cached[row] = self.requests[row].prompt + ids[:-1]
+            session.decoder.cached[row] = (self.requests[row].prompt + ids)[:-1]
         return chosen
 
     async def choose(self, sampler: Sampler) -> None:

@@ -7,6 +7,7 @@ coroutine; `block_on` runs one to its end without an event loop, where the platf
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import sys
@@ -396,11 +397,27 @@ class Readback:
 
     def map(self) -> None:
         """Ask for the contents as they will be after all that is submitted now."""
-        self._mapped = self.buffer.map_async(wgpu.MapMode.READ)
+        if sys.platform == "emscripten":
+            self._mapped = self.buffer.map_async(wgpu.MapMode.READ)
+            return
+        # wgpu-py finds the running event loop by these hooks, and reports to it even once it is
+        # closed. This promise belongs to no loop: who takes it may run in another.
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(None, None)
+        try:
+            # As wgpu-py's own read_buffer does: READ would submit an empty command buffer first.
+            self._mapped = self.buffer.map_async("READ_NOSYNC")
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
 
     async def take(self, size: int) -> memoryview:
         """Wait for the mapping, copy its first `size` bytes and unmap."""
-        await finished(self._mapped)
+        promise = self._mapped
+        if sys.platform != "emscripten" and not is_blocking():
+            promise = asyncio.get_running_loop().run_in_executor(None, promise.sync_wait)
+        await finished(promise)
+        if self.buffer is None:
+            raise DeviceError("the model was closed while its results were on their way")
         data = memoryview(self.buffer.read_mapped(0, size))
         self.buffer.unmap()
         return data

@@ -59,6 +59,8 @@ async def read_config(folder: Folder) -> GPT2Config:
             "(config.json, merges.txt, model.safetensors)"
         ) from None
     fields = parse_json(f"{folder.name}/config.json", text)
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{folder.name}/config.json: wanted an object, got {text[:40]!r}")
     try:
         return GPT2Config.from_hugging_face(fields)
     except (TypeError, ValueError) as error:
@@ -92,4 +94,5 @@ async def reads_start_token(folder: Folder) -> bool:
         text = await folder.read_text("generation_config.json")
     except FileNotFoundError:
         return False
-    return bool(parse_json(f"{folder.name}/generation_config.json", text).get("add_start_token"))
+    fields = parse_json(f"{folder.name}/generation_config.json", text)
+    return isinstance(fields, dict) and bool(fields.get("add_start_token"))

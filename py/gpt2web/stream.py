@@ -32,8 +32,11 @@ class Piece:
 class _RowText:
     """Text of one row: holds back half characters and what may become a stop string."""
 
-    def __init__(self, row: int, tokenizer: GPT2Tokenizer, stop: tuple[str, ...]) -> None:
+    def __init__(
+        self, row: int, tokenizer: GPT2Tokenizer, stop: tuple[str, ...], with_logprobs: bool
+    ) -> None:
         self.row = row
+        self.with_logprobs = with_logprobs
         self.decoder = tokenizer.stream_decoder()
         self.stop = stop
         self.text = ""  # not yet sent
@@ -88,12 +91,11 @@ class _RowText:
         chosen = [c for c, _ in held]
         logprobs = [c.logprob for c in chosen if c.logprob is not None]
         top = [c.top for c in chosen if c.top is not None]
-        asked = bool(chosen) and chosen[0].logprob is not None
         return Piece(
             text,
             [c.id for c in chosen],
-            logprobs if asked else None,
-            top if asked else None,
+            logprobs if self.with_logprobs else None,
+            top if self.with_logprobs else None,
             self.row,
             reason,
         )
@@ -126,33 +128,43 @@ class TextStream:
         self._alternatives = alternatives
         self._steps_per_submit = steps_per_submit
         self._length = length
-        self._rows = [_RowText(row, tokenizer, stop) for row in range(len(requests))]
+        self._rows = [
+            _RowText(row, tokenizer, stop, alternatives > 0) for row in range(len(requests))
+        ]
         self._ready: deque[Piece] = deque()
         self._run: Run | None = None
         self._prefilled = False
         self._holds_turn = False
         self._cancelled = False
+        self._advancing = False  # someone waits in __anext__
         for row, request in enumerate(requests):
             if request.limit == 0:  # the prompt fills the context
                 self._ready.append(self._rows[row].finish(reasons[row]))
 
     def cancel(self) -> None:
-        """Stop generating; the last piece of each row says "cancelled"."""
+        """Stop generating, or waiting to; the last piece of each row says "cancelled"."""
         self._cancelled = True
+        self._host.turn.leave(self)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Piece:
+        if self._advancing:
+            raise RuntimeError("this stream is already being read: one reader at a time")
         while not self._ready:
             if all(row.finished for row in self._rows):
                 self._release()
                 raise StopAsyncIteration
+            self._advancing = True
             try:
                 await self._advance()
             except BaseException:
+                self._end()  # without its turn it must not go on
                 self._release()
                 raise
+            finally:
+                self._advancing = False
         if all(row.finished for row in self._rows):
             self._release()
         return self._ready.popleft()
@@ -161,8 +173,9 @@ class TextStream:
         if self._cancelled:
             self._ready += [row.finish("cancelled") for row in self._rows if not row.finished]
         elif self._run is None:
-            await self._host.turn.take()
-            self._holds_turn = True
+            self._holds_turn = await self._host.turn.take(self)
+            if self._cancelled or not self._holds_turn:
+                return
             rows = len(self._requests)
             session = await self._host.session(rows, self._length, self._alternatives)
             self._run = Run(session, self._requests, self._steps_per_submit)
@@ -190,12 +203,17 @@ class TextStream:
             self._holds_turn = False
             self._host.turn.give()
 
-    async def aclose(self) -> None:
-        """Leave early: the next call may begin."""
+    def _end(self) -> None:
         for row in self._rows:
             row.finished = True
         self._ready.clear()
-        self._release()
+
+    async def aclose(self) -> None:
+        """Leave early: the next call may begin."""
+        self._end()
+        self._host.turn.leave(self)
+        if not self._advancing:  # else its reader lets go, once what it waits for is there
+            self._release()
 
     async def __aenter__(self) -> Self:
         return self
