@@ -478,13 +478,13 @@ def test_a_direct_call_penalizes_what_is_before_the_column():
 
 # ---- through generate() --------------------------------------------------------------------------
 
-FIELDS = {
+FIELDS = {  # the sizes of test_search.py, whose pipelines it shares
     "vocabulary_size": 27,
-    "num_layers": 1,
-    "num_heads": 2,
-    "hidden_dim": 8,
-    "intermediate_dim": 12,
-    "max_sequence_length": 20,
+    "num_layers": 2,
+    "num_heads": 3,
+    "hidden_dim": 12,
+    "intermediate_dim": 20,
+    "max_sequence_length": 24,
 }
 CONFIG = SimpleNamespace(layer_norm_epsilon=1e-5, **FIELDS)
 WEIGHTS = reference.random_weights(CONFIG, 4)
@@ -620,7 +620,9 @@ def test_compile_takes_every_form_that_get_takes(lm):
     assert generate(lm, GreedySampler) == greedy
     assert generate(lm, {"class_name": "keras_hub>GreedySampler", "config": {}}) == greedy
     assert generate(lm, TopKSampler(k=1)) == greedy
-    lm.compile()
-    assert type(lm.sampler) is TopKSampler
+    for default in ((), (None,)):
+        lm.compile("greedy")
+        lm.compile(*default)
+        assert type(lm.sampler) is TopKSampler
     with pytest.raises(ValueError, match="no sampler is named 'Greedy'"):
         lm.compile("Greedy")

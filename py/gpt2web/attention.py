@@ -156,9 +156,9 @@ class CachedMultiHeadAttention(Layer):
             training: True is an error where dropout is not 0.
             return_attention_scores: whether to return each head's weights as well.
 
-        Returns a Tensor [batch, queries, width]; before it goes a comma where there is more:
-        (output, scores [batch, num_heads, queries, keys], cache). The cache is a new Tensor; the
-        one given stays as it is.
+        Returns a Tensor [batch, queries, *output_shape], or, where there is more, a tuple of it,
+        the scores [batch, num_heads, queries, keys], and the cache, in this order. An updated cache
+        is a new Tensor; the one given stays as it is.
         Raises ValueError for shapes that do not fit, an index without a cache, and an input that
         reaches beyond the cache's end.
         """

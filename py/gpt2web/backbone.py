@@ -10,6 +10,7 @@ from gpt2web import kernels
 from gpt2web.arguments import to_lists, to_rows
 from gpt2web.chunks import uncached_states
 from gpt2web.config import GPT2Config
+from gpt2web.embedding import ReverseEmbedding
 from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, blocking
 from gpt2web.turn import Turn
 from gpt2web.weights import ArrayCheckpoint, Progress, Source, Weights
@@ -89,6 +90,13 @@ class GPT2Backbone:
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return self.config.get_config()
+
+    @property
+    def token_embedding(self) -> ReverseEmbedding:
+        """The embedding of ids, and with reverse=True the head, as a layer on this very table."""
+        layer = ReverseEmbedding(embedding=self)
+        layer.reverse_by_default = False
+        return layer
 
     async def ready(self) -> tuple[Device, Weights]:
         """The device and the weights, as computing() gives them."""
@@ -192,6 +200,10 @@ class GPT2Backbone:
         await self.load(ArrayCheckpoint(self.config, weights))
 
     load_weights = blocking(load_weights_async)
+
+    def count_params(self) -> int:
+        """The number of weights; the head is the token embedding, so it is counted once."""
+        return self.config.num_parameters
 
     def summary(self) -> str:
         """The model's parts, with shapes and parameters, as a table."""

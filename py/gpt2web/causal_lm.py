@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from gpt2web import samplers, selftest
 from gpt2web.arguments import to_lists, to_rows
 from gpt2web.backbone import GPT2Backbone
 from gpt2web.checkpoint import Folder, open_checkpoint
-from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of
+from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of, uncached_states
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session, collect
-from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, block_on, blocking
+from gpt2web.gpu import MAX_ROWS, Device, Tensor, block_on, blocking
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
 from gpt2web.preset import open_folder, read_config, read_tokenizer, reads_start_token
 from gpt2web.sampler import check_seed, draw_seed
@@ -26,7 +26,7 @@ from gpt2web.searchers import BeamSampler, ContrastiveSampler
 from gpt2web.stream import TextStream
 from gpt2web.tokenizer import GPT2Tokenizer
 from gpt2web.turn import Turn
-from gpt2web.weights import Progress
+from gpt2web.weights import Progress, Weights
 
 MAX_ALTERNATIVES = 100  # log-probabilities of other ids with each id
 
@@ -58,7 +58,6 @@ class GPT2CausalLM:
         self.sampler = samplers.get("top_k")
         self._decoder: Decoder | None = None
         self._sessions: dict[int, Session] = {}  # of the decoder, by number of alternatives
-        self._closed = False
 
     # Loading.
 
@@ -99,6 +98,7 @@ class GPT2CausalLM:
             device = await Device.request(adapter)
             precision, self_test = await selftest.run(device, precision)
             backbone = GPT2Backbone.from_config(config, precision=precision, device=device)
+            backbone.owns_device = True
             await backbone.load(checkpoint, progress)
             lm = cls(backbone, preprocessor)
             lm.name = folder.name
@@ -168,19 +168,16 @@ class GPT2CausalLM:
         }
 
     def close(self) -> None:
-        """Free everything on the GPU. The model is of no use then; a stream of it raises."""
-        self._closed = True
+        """Free everything on the GPU, but for a device that was given. The model is of no use
+        then: calls raise DeviceError."""
         self._drop_decoder()
         self.backbone.destroy()
-        if self.backbone.device is not None:
-            self.backbone.device.destroy()
-            self.backbone.device = None
 
     # Generation.
 
-    def compile(self, sampler: str | Mapping[str, Any] | samplers.Sampler = "top_k") -> None:
-        """Choose how generate() samples: what samplers.get takes."""
-        self.sampler = samplers.get(sampler)
+    def compile(self, sampler: str | Mapping[str, Any] | samplers.Sampler | None = "top_k") -> None:
+        """Choose how generate() samples: what samplers.get takes, and None for the default."""
+        self.sampler = samplers.get("top_k" if sampler is None else sampler)
 
     def stream(
         self,
@@ -342,8 +339,7 @@ class GPT2CausalLM:
         mask is True through the first new stop id. With BeamSampler(return_all_beams=True) each row
         becomes its beams, best first, [batch, beams, length], and "scores" [batch, beams] joins.
         """
-        stop_ids = frozenset(stop_token_ids or ())
-        self._check_stop_ids(stop_ids)
+        stop_ids = self._checked_stops(stop_token_ids)
         rows, masks, batched = _prompt_rows(inputs)
         sampler, sampling = self.sampler, self.sampler.sampling
         requests = []
@@ -397,34 +393,38 @@ class GPT2CausalLM:
         """What generate() runs on ids: generate_step. Nothing is compiled that could be kept."""
         return self.generate_step
 
-    def _stop_ids(self, stop_token_ids: str | Sequence[int] | None) -> frozenset[int]:
-        if stop_token_ids is None:
-            return frozenset()
-        if isinstance(stop_token_ids, str):
-            if stop_token_ids != "auto":
-                raise ValueError(f'stop_token_ids is "auto", None or ids, got {stop_token_ids!r}')
+    def _stop_ids(self, stop_token_ids: str | Iterable[int] | None) -> frozenset[int]:
+        if isinstance(stop_token_ids, str) and stop_token_ids == "auto":
             if self.preprocessor is None:
                 raise ValueError(
                     'stop_token_ids="auto" takes the end token from the preprocessor, and this '
                     "model has none: pass ids, or None"
                 )
             return frozenset([self.preprocessor.tokenizer.end_token_id])
-        return frozenset(to_lists(stop_token_ids))
+        return self._checked_stops(stop_token_ids)
 
-    def _check_stop_ids(self, stop_ids: frozenset[int]) -> None:
-        size = self.backbone.config.vocabulary_size
-        for i in stop_ids:
-            if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < size:
-                raise ValueError(f"stop_token_ids: wanted ids of 0 to {size - 1}, got {i!r}")
+    def _checked_stops(self, stop_token_ids: str | Iterable[int] | None) -> frozenset[int]:
+        if stop_token_ids is None:
+            return frozenset()
+        ids = to_lists(stop_token_ids)
+        if isinstance(ids, str) or not isinstance(ids, Iterable):
+            raise ValueError(f'stop_token_ids is "auto", None or a list of ids, got {ids!r}')
+        ids = list(ids)
+        self.backbone.check_row(ids, "stop_token_ids")
+        return frozenset(ids)
 
     # The model as a function.
 
     async def call_async(self, inputs: Any) -> Tensor:
         """Logits of every token: Tensor [batch, length, vocabulary_size].
 
-        inputs: as GPT2Backbone takes them. Raises DeviceError where the logits would not fit.
+        inputs: as GPT2Backbone takes them, and its errors. DeviceError, before anything is
+        computed: logits beyond what the adapter's buffers hold; score's losses never need them.
         """
-        return self._head(await self.backbone.call_async(inputs))
+        token_ids, mask = self.backbone.check_inputs(inputs)
+        async with self.backbone.computing() as weights:
+            _check_logits(weights, token_ids)
+            return self._head(weights, await uncached_states(weights, token_ids, mask))
 
     __call__ = blocking(call_async)
 
@@ -439,43 +439,48 @@ class GPT2CausalLM:
             token_ids: [batch, n].
             cache: from build_cache, updated in place; or an array in KerasHub's layout,
                 [batch, layers, 2, length, heads, head_dim], which is copied.
+            cache_update_index: the first token's column.
 
         Returns logits [batch, n, vocabulary_size], hidden states [batch, n, hidden_dim] after the
-        final norm, and the cache.
+        final norm, and the cache. ValueError: a cache of another model or number of rows, columns
+        beyond its end. DeviceError: as call.
         """
         ids = self.backbone.check_ids(token_ids)
-        device, weights = await self.backbone.ready()
-        if not isinstance(cache, KVCache):
-            cache = KVCache.from_array(device, self.backbone.config, cache)
         index = _count("cache_update_index", cache_update_index, 0)
-        length = min(cache.length, self.backbone.config.max_sequence_length)
-        if len(ids) != cache.rows:
-            raise ValueError(f"token_ids has {len(ids)} rows, the cache {cache.rows}")
-        if index + len(ids[0]) > length:
-            raise ValueError(
-                f"{len(ids[0])} tokens at cache_update_index {index} go beyond the cache's {length}"
-            )
-        hidden = await hidden_states(weights, cache, ids, index)
-        return self._head(hidden), hidden, cache
+        async with self.backbone.computing() as weights:
+            _check_logits(weights, ids)
+            if not isinstance(cache, KVCache):
+                cache = KVCache.from_array(weights.device, weights.config, cache)
+            elif cache.device is not weights.device or cache.config != weights.config:
+                raise ValueError("cache: another model's; wanted one of this model, or an array")
+            length = min(cache.length, weights.config.max_sequence_length)
+            if len(ids) != cache.rows:
+                raise ValueError(f"token_ids has {len(ids)} rows, the cache {cache.rows}")
+            if index + len(ids[0]) > length:
+                raise ValueError(
+                    f"{len(ids[0])} tokens at cache_update_index {index} go beyond the cache's "
+                    f"{length}"
+                )
+            hidden = await hidden_states(weights, cache, ids, index)
+            return self._head(weights, hidden), hidden, cache
 
     call_with_cache = blocking(call_with_cache_async)
 
     async def build_cache_async(self, token_ids: Any) -> tuple[Tensor, KVCache]:
-        """Hidden states [batch, length, hidden_dim] of tokens, and a cache of `length` slots that
-        holds them."""
+        """Hidden states [batch, length, hidden_dim] of token_ids [batch, length], and a cache of
+        `length` slots that holds them: to go on, pass ids padded to the length wanted in the end.
+        """
         ids = self.backbone.check_ids(token_ids)
-        device, weights = await self.backbone.ready()
-        cache = KVCache(device, self.backbone.config, len(ids), len(ids[0]))
-        return await hidden_states(weights, cache, ids), cache
+        async with self.backbone.computing() as weights:
+            cache = KVCache(weights.device, weights.config, len(ids), len(ids[0]))
+            return await hidden_states(weights, cache, ids), cache
 
     build_cache = blocking(build_cache_async)
 
-    def _head(self, hidden: Tensor) -> Tensor:
-        assert self.backbone.device is not None and self.backbone.weights is not None
+    def _head(self, weights: Weights, hidden: Tensor) -> Tensor:
         rows, n, _ = hidden.shape
-        logits = self.backbone.device.tensor((rows, n, self.backbone.config.vocabulary_size))
-        calls = logits_of(self.backbone.weights, hidden, logits, rows * n)
-        self.backbone.device.submit(calls)
+        logits = weights.device.tensor((rows, n, weights.config.vocabulary_size))
+        weights.device.submit(logits_of(weights, hidden, logits, rows * n))
         return logits
 
     # Scoring.
@@ -490,7 +495,8 @@ class GPT2CausalLM:
         """Logits [batch, length, vocabulary_size], or with scoring_mode "loss" the cross-entropy of
         target_ids [batch, length] under them, in nats: Tensor [batch, length].
 
-        Losses are taken a chunk at a time: their logits are never held together.
+        Losses are taken a chunk at a time: their logits are never held together. ValueError: a mode
+        that is neither, targets that are missing or of another shape, and GPT2Backbone's errors.
         """
         if scoring_mode not in ("logits", "loss"):
             raise ValueError(f'scoring_mode is "logits" or "loss", got {scoring_mode!r}')
@@ -499,13 +505,14 @@ class GPT2CausalLM:
             return await self.call_async(inputs)
         if target_ids is None:
             raise ValueError('scoring_mode="loss" wants target_ids, the ids that should follow')
-        targets = self.backbone.check_ids(target_ids)
-        shape = [len(row) for row in self.backbone.check_ids(token_ids)]
-        if [len(row) for row in targets] != shape:
-            raise ValueError("target_ids: wanted the shape of token_ids")
-        hidden = await self.backbone.call_async(inputs)
-        assert self.backbone.weights is not None
-        return await losses_of(self.backbone.weights, hidden, [i for row in targets for i in row])
+        targets = self.backbone.check_ids(target_ids, "target_ids")
+        ids, mask = self.backbone.check_inputs(inputs)
+        shape, found = [len(ids), len(ids[0])], [len(targets), len(targets[0])]
+        if found != shape:
+            raise ValueError(f"target_ids: wanted the shape of token_ids, {shape}, got {found}")
+        async with self.backbone.computing() as weights:
+            hidden = await uncached_states(weights, ids, mask)
+            return await losses_of(weights, hidden, [i for row in targets for i in row])
 
     score = blocking(score_async)
 
@@ -543,11 +550,13 @@ class GPT2CausalLM:
 
     async def session(self, rows: int, length: int, alternatives: int) -> Session:
         """The buffers and recorded calls for a batch; those of the last shape are kept."""
-        if self._closed:
-            raise DeviceError("this model was closed: load it again")
         device, weights = await self.backbone.ready()
         decoder = self._decoder
-        if decoder is None or (decoder.rows, decoder.length) != (rows, length):
+        if (
+            decoder is None
+            or decoder.weights is not weights
+            or (decoder.rows, decoder.length) != (rows, length)
+        ):
             self._drop_decoder()
             decoder = Decoder(device, self.backbone.config, weights, rows, length)
             self._decoder = decoder
@@ -577,6 +586,11 @@ class GPT2CausalLM:
         if self.preprocessor is None:
             raise ValueError("this model has no preprocessor: give it one, or pass token ids")
         return self.preprocessor.tokenizer
+
+
+def _check_logits(weights: Weights, ids: Sequence[Sequence[int]]) -> None:
+    """Raises DeviceError where the logits of ids [rows, n] would not fit."""
+    weights.device.tensor_bytes((len(ids), len(ids[0]), weights.config.vocabulary_size))
 
 
 def _count(name: str, value: object, least: int, most: int | None = None) -> int:
@@ -614,12 +628,12 @@ def _prompt_rows(inputs: Mapping[str, Any]) -> tuple[list[list[int]], list[list[
     rows, batched = to_rows(inputs["token_ids"], "token_ids")
     found, _ = to_rows(inputs["padding_mask"], "padding_mask")
     masks = [[bool(keep) for keep in row] for row in found]
-    if rows == [[]]:  # an empty batch
+    if not rows or to_lists(inputs["token_ids"]) == []:  # an empty batch
         return [], [], True
     if [len(row) for row in masks] != [len(row) for row in rows] or len(set(map(len, rows))) > 1:
         raise ValueError("inputs: wanted rows of one length in token_ids, and the same in the mask")
     for mask in masks:
-        if not mask[0] or any(b and not a for a, b in itertools.pairwise(mask)):
+        if not mask or not mask[0] or any(b and not a for a, b in itertools.pairwise(mask)):
             raise ValueError(
                 "padding_mask: a prompt begins its row and has no holes; wanted True for at least "
                 f"the first id, then False, got {mask}"

@@ -64,8 +64,6 @@ class Sampler:
     [2]
     """
 
-    rows_per_prompt = 1  # of a batch on the GPU
-
     def __init__(
         self,
         temperature: float = 1.0,
@@ -105,13 +103,18 @@ class Sampler:
         return self._shaping
 
     @property
+    def rows_per_prompt(self) -> int:
+        """Rows of a batch on the GPU that a prompt takes."""
+        return 1
+
+    @property
     def chooses_itself(self) -> bool:
         """Whether a subclass overrides get_next_token: it is then asked at every step."""
         return type(self).get_next_token is not Sampler.get_next_token
 
     def compute_probabilities(self, logits: Any, seen: Any = None) -> list[list[float]]:
-        """softmax(logits / temperature) of logits [rows, vocabulary], as lists; after repetition
-        penalty for the ids seen [rows, any] and before min-p, each where it is on.
+        """softmax(logits / temperature) of logits [rows, vocabulary], as lists: between repetition
+        penalty, for the ids seen [rows, any], and min-p, where those are on.
 
         >>> [[round(p, 3) for p in row] for row in Sampler().compute_probabilities([[0.0, 1.0]])]
         [[0.269, 0.731]]

@@ -128,12 +128,12 @@ class Rows:
             pairs = range(row * words + 2, (row + 1) * words, 2)
             # a vocabulary smaller than what was asked for ends in ids beyond it
             ranked = [(entries[n], floats[n + 1]) for n in pairs if entries[n] < vocabulary]
-            found[row] = Step(ranked, floats[rows * words + row] if self.hidden else 0.0)
+            similarity = 0.0 if self.similarities is None else floats[rows * words + row]
+            found[row] = Step(ranked, similarity)
         return found
 
-    def move(self, moves: Mapping[int, tuple[int, int, int]], copies: Iterable[Copy] = ()) -> None:
-        """{row: (source row, first slot, end)}: rows take over slots of others, none of which takes
-        over any itself. copies: of other tensors."""
+    def move(self, moves: Moves, copies: Iterable[Copy] = ()) -> None:
+        """Rows take over slots of others, none of which takes over any itself; then `copies`."""
         table = b"".join(
             struct.pack("<4I", *moves.get(row, (row, 0, 0)), 0) for row in range(self.decoder.rows)
         )

@@ -92,7 +92,7 @@ class BeamSampler(Searcher):
         super().__init__(temperature, repetition_penalty)
 
     @property
-    def rows_per_prompt(self) -> int:  # type: ignore[override]
+    def rows_per_prompt(self) -> int:
         return self.num_beams
 
     def best(
@@ -197,7 +197,7 @@ class ContrastiveSampler(Searcher):
         self.seed = seed
 
     @property
-    def rows_per_prompt(self) -> int:  # type: ignore[override]
+    def rows_per_prompt(self) -> int:
         return self.k
 
     def best(self, ranked: Ranked, similarities: Sequence[float]) -> int:
