@@ -3,7 +3,8 @@
 
 What it installs stays inside the clone: `.venv` (Python packages, pinned with hashes in
 requirements/), `node_modules` (Pyodide, pinned in package-lock.json) and `.cache` (wheels, logs).
-Only `test` reaches further: as root on Debian or Ubuntu it installs Chromium and a Vulkan driver.
+Only `test` and `bench` reach further: as root on Debian or Ubuntu they install Chromium and a
+Vulkan driver.
 Each step leaves a stamp with a hash of its inputs, and is skipped while they are the same.
 Progress goes to stderr, results to stdout. Standard library only.
 """
@@ -545,13 +546,18 @@ def command_test(arguments: list[str]) -> int:
     failed = [name for name in ("ruff check", "ruff format --check", "mypy") if not passes(name)]
     if failed:
         say(f"Failed: {', '.join(failed)}. The tests run all the same.")
-    runtime = CACHE / "runtime"
-    runtime.mkdir(mode=0o700, exist_ok=True)
     drivers = os.pathsep.join(str(path) for path in find_vulkan_drivers().values())
-    env = {"VK_DRIVER_FILES": drivers, "XDG_RUNTIME_DIR": str(runtime)}
+    env = {"VK_DRIVER_FILES": drivers, "XDG_RUNTIME_DIR": runtime_folder()}
     tests = [str(PYTHON), "-m", "pytest", "--durations=10", *arguments]
     status = subprocess.run(tests, cwd=ROOT, env={**os.environ, **env}).returncode
     return status or int(bool(failed))
+
+
+def runtime_folder() -> str:
+    """What Mesa's drivers ask for, and warn without."""
+    runtime = CACHE / "runtime"
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    return str(runtime)
 
 
 def passes(check: str) -> bool:
@@ -569,11 +575,29 @@ def command_run(arguments: list[str]) -> int:
     return subprocess.run(command).returncode
 
 
+def command_bench(arguments: list[str]) -> int:
+    """measure, and write the figures into README.md [native [--adapter NAME]]"""
+    everything = arguments[:1] != ["native"] and not {"-h", "--help"}.intersection(arguments)
+    with alone():
+        set_up_python("test" if everything else "build")
+        if everything:
+            set_up_browser()
+    if everything:
+        build()
+    env = {"XDG_RUNTIME_DIR": runtime_folder(), **os.environ}
+    swiftshader = find_vulkan_drivers()["SwiftShader"]
+    if swiftshader and "VK_DRIVER_FILES" not in os.environ:
+        env["VK_ADD_DRIVER_FILES"] = str(swiftshader)  # beside the machine's own drivers
+    command = [str(PYTHON), "-m", "bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env).returncode
+
+
 COMMANDS = {
     "serve": command_serve,
     "build": command_build,
     "test": command_test,
     "run": command_run,
+    "bench": command_bench,
 }
 
 

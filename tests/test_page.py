@@ -7,10 +7,10 @@ import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from browser import CHROMIUM_FLAGS, ROOT, TestServer, find_chromium, serve_folder
+from browser import CHROMIUM_FLAGS, ROOT, TestServer, find_chromium, host, serve_folder
 from gpt2web import page as page_module
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.gpu import DeviceError
@@ -165,11 +165,45 @@ def open_page(context: BrowserContext, url: str) -> Page:
 
 
 @pytest.fixture(scope="module")
-def writer(browser: Browser, server: TestServer) -> Iterator[Page]:
+def quick_browser(browser: Browser) -> Iterator[Browser]:
+    """A Chromium that does not zero workgroup memory, which no kernel reads before it writes it.
+
+    Zeroing it makes the software adapter five times slower; what the kernels do with it is tested
+    elsewhere, here it is the page.
+    """
+    flags = [*CHROMIUM_FLAGS, "--enable-dawn-features=disable_workgroup_init"]
+    with launch(browser, flags) as quick:
+        yield quick
+
+
+def launch(browser: Browser, flags: list[str]) -> Browser:
+    return browser.browser_type.launch(executable_path=find_chromium(), args=flags, timeout=60_000)
+
+
+class Visit(NamedTuple):
+    """A loaded page, the server that it alone has used, and all that it asked for."""
+
+    page: Page
+    server: TestServer
+    asked: list[str]  # addresses
+
+
+@pytest.fixture(scope="module")
+def visit(quick_browser: Browser, dist: Path) -> Iterator[Visit]:
     """The page, loaded from its sub-path, with the model ready."""
-    page = open_page(browser.new_context(), server.url)
-    yield page
-    page.context.close()
+    server = host(dist)
+    context = quick_browser.new_context()
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
+    yield Visit(open_page(context, server.url), server, asked)
+    context.close()
+    if server._thread.is_alive():
+        server.stop()
+
+
+@pytest.fixture
+def writer(visit: Visit) -> Page:
+    return visit.page
 
 
 def write(page: Page, prompt: str, length: int, seed: int = 5) -> str:
@@ -184,11 +218,11 @@ def write(page: Page, prompt: str, length: int, seed: int = 5) -> str:
 
 @pytest.mark.browser
 def test_the_page_writes_is_stopped_half_way_and_writes_again(writer: Page) -> None:
-    first = write(writer, "Once upon a time", 12)
-    assert len(first) > 12
+    first = write(writer, "Once upon a time", 4)
+    assert len(first) > 4
     assert writer.inner_text("#told") == "Once upon a time"
     assert writer.inner_text("#finish") == "Stopped at the length that you set."
-    assert writer.inner_text("#figure-tokens") == "12"
+    assert writer.inner_text("#figure-tokens") == "4"
     assert writer.inner_text("#figure-seed") == "5"
     assert float(writer.inner_text("#figure-speed")) > 0
 
@@ -199,7 +233,7 @@ def test_the_page_writes_is_stopped_half_way_and_writes_again(writer: Page) -> N
     expect(writer.locator("#finish")).to_have_text("Stopped by you.", timeout=WRITE_MS)
     assert int(writer.inner_text("#figure-tokens")) < 300
 
-    assert write(writer, "Once upon a time", 12) == first
+    assert write(writer, "Once upon a time", 4) == first
 
 
 @pytest.mark.browser
@@ -215,13 +249,13 @@ def test_the_keyboard_is_enough(writer: Page) -> None:
 @pytest.mark.browser
 def test_the_seed_that_was_drawn_can_be_used_again(writer: Page) -> None:
     writer.fill("#seed", "")
-    writer.fill("#max-new-tokens", "8")
+    writer.fill("#max-new-tokens", "3")
     writer.click("#generate")
     expect(writer.locator("#story-foot")).to_be_visible(timeout=WRITE_MS)
     text, seed = writer.inner_text("#written"), writer.inner_text("#figure-seed")
     writer.click("#keep-seed")
     assert writer.input_value("#seed") == seed
-    assert write(writer, writer.input_value("#prompt"), 8, int(seed)) == text
+    assert write(writer, writer.input_value("#prompt"), 3, int(seed)) == text
 
 
 @pytest.mark.browser
@@ -241,7 +275,7 @@ def test_the_panel_says_what_is_running_and_that_it_is_software(writer: Page) ->
 
 @pytest.mark.browser
 def test_text_is_shown_as_text(writer: Page) -> None:
-    write(writer, "<b>bold</b><img src=x onerror=alert(1)>", 2)
+    write(writer, "<b>bold</b><img src=x onerror=alert(1)>", 1)
     assert writer.inner_text("#told") == "<b>bold</b><img src=x onerror=alert(1)>"
     assert writer.locator("#story :is(b, img)").count() == 0
 
@@ -254,9 +288,12 @@ def test_a_prompt_too_long_gives_a_choice(writer: Page) -> None:
     expect(writer.locator("#use-end")).to_be_visible(timeout=WRITE_MS)
     assert re.search(r"has \d{3} tokens.* holds 384", writer.inner_text("#problem-text"))
     writer.click("#use-end")
-    expect(writer.locator("#story-foot")).to_be_visible(timeout=WRITE_MS)
-    assert "Stopped at the length" in writer.inner_text("#finish")
+    expect(writer.locator("#stop")).to_be_enabled()
     assert not writer.is_visible("#problem")
+    kept = writer.input_value("#prompt")
+    assert kept.endswith("The cat sat on the mat. ") and 800 < len(kept) < 1600
+    writer.keyboard.press("Escape")  # to read it all would take the software adapter long
+    expect(writer.locator("#finish")).to_have_text("Stopped by you.", timeout=WRITE_MS)
 
 
 @pytest.mark.browser
@@ -269,7 +306,7 @@ def test_a_field_that_is_not_valid_is_refused_and_the_next_try_works(writer: Pag
         assert writer.is_enabled("#generate")
         assert writer.evaluate("() => '#' + document.activeElement.id") == field
         writer.fill(field, before)
-    assert write(writer, "Once", 2) != ""
+    assert write(writer, "Once", 1) != ""
 
 
 @pytest.mark.browser
@@ -292,39 +329,28 @@ def test_every_field_and_button_has_a_name(writer: Page) -> None:
 
 # --- privacy ------------------------------------------------------------------------------------
 
-
-@pytest.mark.browser
-def test_nothing_is_fetched_while_it_writes(writer: Page, server: TestServer) -> None:
-    before = len(server.requests)
-    assert before > 10  # the counter counts
-    write(writer, "A bird", 20)
-    assert len(server.requests) == before
-
-
-@pytest.mark.browser
-def test_it_writes_with_the_server_stopped_and_asked_no_other_origin(
-    browser: Browser, own_server: TestServer
-) -> None:
-    context = browser.new_context()
-    asked: list[str] = []
-    context.on("request", lambda request: asked.append(request.url))
-    page = open_page(context, own_server.url)
-    own_server.stop()
-    assert page.evaluate("() => fetch('style.css').then(() => 'there', () => 'gone')") == "gone"
-    assert len(write(page, "The moon", 12)) > 12
-    assert any(url.endswith(".wasm") for url in asked)  # the worker's requests are among them
-    assert any(url.endswith("model.safetensors") for url in asked)
-    others = [url for url in asked if not url.startswith((own_server.origin, "blob:"))]
-    assert others == []
-    context.close()
-
-
 TRY_FETCH = "url => fetch(url).then(() => 'out', () => 'blocked')"
 
 
 @pytest.mark.browser
+def test_it_asks_nobody_while_it_writes_and_writes_with_the_server_stopped(visit: Visit) -> None:
+    page, server, asked = visit
+    before = len(server.requests)
+    assert before > 10  # the counter counts
+    assert len(write(page, "A bird", 3)) > 3
+    assert len(server.requests) == before
+    assert page.evaluate(TRY_FETCH, "style.css") == "out"
+    server.stop()
+    assert page.evaluate(TRY_FETCH, "style.css") == "blocked"
+    assert len(write(page, "The moon", 3)) > 3
+    assert any(url.endswith(".wasm") for url in asked)  # the worker's requests are among them
+    assert any(url.endswith("model.safetensors") for url in asked)
+    assert [url for url in asked if not url.startswith((server.url, "blob:"))] == []
+
+
+@pytest.mark.browser
 def test_the_worker_cannot_reach_another_origin_and_without_the_policy_it_can(
-    browser: Browser, writer: Page, dist: Path, second_origin: TestServer, tmp_path: Path
+    quick_browser: Browser, writer: Page, dist: Path, second_origin: TestServer, tmp_path: Path
 ) -> None:
     (worker,) = writer.workers
     assert writer.evaluate(TRY_FETCH, second_origin.url) == "blocked"
@@ -337,7 +363,7 @@ def test_the_worker_cannot_reach_another_origin_and_without_the_policy_it_can(
     assert len(stripped) < len(html)
     (tmp_path / "open/index.html").write_text(stripped, encoding="utf-8")
     server = serve_folder(tmp_path)
-    page = browser.new_page()
+    page = quick_browser.new_page()
     with page.expect_worker() as opened:
         page.goto(f"{server.url}open/")
     assert opened.value.evaluate(TRY_FETCH, second_origin.url) == "out"
@@ -352,9 +378,7 @@ def test_the_worker_cannot_reach_another_origin_and_without_the_policy_it_can(
 @pytest.mark.browser
 def test_without_webgpu_it_says_what_to_do(browser: Browser, server: TestServer) -> None:
     flags = [flag for flag in CHROMIUM_FLAGS if "webgpu" not in flag]
-    with browser.browser_type.launch(
-        executable_path=find_chromium(), args=[*flags, "--disable-gpu"], timeout=60_000
-    ) as other:
+    with launch(browser, [*flags, "--disable-gpu"]) as other:
         page = other.new_page()
         page.goto(server.url)
         expect(page.locator("#no-webgpu")).to_be_visible(timeout=LOAD_MS)
@@ -404,9 +428,9 @@ HELPERS = """async (address) => {
 
 
 @pytest.fixture(scope="module")
-def other_page(browser: Browser, server: TestServer) -> Iterator[Page]:
+def other_page(quick_browser: Browser, server: TestServer) -> Iterator[Page]:
     """A bare page elsewhere on the same origin that has loaded a model with gpt2web.js."""
-    page = browser.new_page()
+    page = quick_browser.new_page()
     address = f"{server.origin}/quite/elsewhere.html"
     page.route(
         address, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html")
@@ -435,19 +459,19 @@ def test_another_page_loads_it_and_hears_of_progress(other_page: Page) -> None:
 def test_pieces_have_what_was_asked_for_and_a_seed_repeats_them(other_page: Page) -> None:
     script = """async () => {
       const generation = lm.generate("Once upon a time",
-        { maxNewTokens: 8, temperature: 0.9, topK: 30, seed: 7, logprobs: 2 });
+        { maxNewTokens: 3, temperature: 0.9, topK: 30, seed: 7, logprobs: 2 });
       const pieces = await collect(generation);
       return { pieces, seed: generation.seed, timing: generation.timing };
     }"""
     first, second = other_page.evaluate(script), other_page.evaluate(script)
     assert first["pieces"] == second["pieces"]
     assert first["seed"] == 7
-    assert first["timing"]["tokens"] == 8
+    assert first["timing"]["tokens"] == 3
     assert 0 < first["timing"]["firstToken"] <= first["timing"]["seconds"]
     pieces = first["pieces"]
     assert [piece["finishReason"] for piece in pieces][-1] == "length"
     assert all(piece["finishReason"] is None for piece in pieces[:-1])
-    assert sum(len(piece["ids"]) for piece in pieces) == 8
+    assert sum(len(piece["ids"]) for piece in pieces) == 3
     assert all(value <= 0 for piece in pieces for value in piece["logprobs"])
     assert all(len(top) == 2 for piece in pieces for top in piece["top"])
 
@@ -492,12 +516,12 @@ def test_a_signal_and_a_break_cancel(other_page: Page) -> None:
       waitingStop.abort();
       const queued = [await running, await waiting];
       const before = await collect(lm.generate("Once", { signal: AbortSignal.abort() }));
-      const whole = lm.generate("Once", { maxNewTokens: 8, seed: 1 });
+      const whole = lm.generate("Once", { maxNewTokens: 4, seed: 1 });
       await collect(whole);
       const started = performance.now();
       for await (const piece of lm.generate("Once", { maxNewTokens: 300, seed: 1 })) break;
       await collect(lm.generate("Once", { maxNewTokens: 1 }));
-      const tokens = (performance.now() - started) / 1000 / (whole.timing.seconds / 8);
+      const tokens = (performance.now() - started) / 1000 / (whole.timing.seconds / 4);
       return { pieces, queued, before, tokens };
     }""")
     assert result["pieces"][-1]["finishReason"] == "cancelled"
@@ -536,8 +560,8 @@ def test_bad_input_is_one_clear_error_and_the_next_call_works(
 
 @pytest.mark.browser
 def test_an_empty_prompt_is_fine(other_page: Page) -> None:
-    pieces = other_page.evaluate('() => collect(lm.generate("", { maxNewTokens: 4, seed: 2 }))')
-    assert sum(len(piece["ids"]) for piece in pieces) == 4
+    pieces = other_page.evaluate('() => collect(lm.generate("", { maxNewTokens: 1, seed: 2 }))')
+    assert sum(len(piece["ids"]) for piece in pieces) == 1
 
 
 @pytest.mark.browser
@@ -558,7 +582,7 @@ def test_the_page_never_freezes_while_it_writes(other_page: Page) -> None:
         last = now;
         ticks += 1;
       }, 10);
-      await collect(lm.generate("Once", { maxNewTokens: 10, seed: 1 }));
+      await collect(lm.generate("Once", { maxNewTokens: 4, seed: 1 }));
       clearInterval(timer);
       return [longest, ticks];
     }""")

@@ -1,0 +1,126 @@
+"""`python3 build.py bench`: measures, prints the tables, and writes them into the README.
+
+    bench                        both software adapters natively, and the page in Chromium
+    bench native                 only natively, on every adapter of this machine
+    bench native --adapter NAME  only on that one: how to measure a real GPU
+
+Results go to bench/results/, a file for the software adapters with the page, and one for each
+adapter measured alone. Let the machine do nothing else meanwhile. procedure.py and measure.py say
+what is counted and what is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import Any
+
+from bench import report
+
+SOFTWARE = ("llvmpipe", "SwiftShader")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="build.py bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", nargs="?", choices=["all", "native"], default="all")
+    parser.add_argument("--adapter", metavar="NAME", help="part of an adapter's name")
+    options = parser.parse_args(arguments)
+    if options.adapter and options.what == "all":
+        parser.error("--adapter goes with native")
+    if options.what == "native":
+        from bench.native import adapters
+
+        for adapter in [options.adapter] if options.adapter else adapters():
+            models = measure_native(adapter)
+            slug = re.sub(r"\W+", "-", models[0]["adapter"].partition(" (")[0]).strip("-").lower()
+            write(slug, {"models": models})
+    else:
+        write("software", measure_all())
+    report.write_readme()
+    print(report.markdown(report.read()))
+    return 0
+
+
+def measure_all() -> dict[str, Any]:
+    from bench import page
+
+    models = [model for adapter in SOFTWARE for model in measure_native(adapter)]
+    say("the page")
+    in_page = asyncio.run(page.run())
+    models += [model | {"place": in_page["browser"]} for model in in_page["models"]]
+    return in_page | {"models": models}
+
+
+def measure_native(adapter: str) -> list[dict[str, Any]]:
+    from bench import native
+
+    say(adapter)
+    models = asyncio.run(native.run(adapter))
+    return [model | {"place": f"native, {short(model['adapter'])}"} for model in models]
+
+
+def short(adapter: str) -> str:
+    """llvmpipe (LLVM 15.0.6, 256 bits) / Mesa 22.3.6 (LLVM 15.0.6) -> llvmpipe / Mesa 22.3.6"""
+    return re.sub(r" \([^)]*\)", "", adapter)
+
+
+def say(what: str) -> None:
+    print(f"Measuring {what} ...", file=sys.stderr, flush=True)
+
+
+def write(name: str, measured: dict[str, Any]) -> None:
+    """A file of results, which says on what they were measured."""
+    measured = {
+        "date": datetime.date.today().isoformat(),
+        "commit": commit(),
+        "machine": machine(),
+        **measured,
+    }
+    report.RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(measured, indent=1) + "\n"
+    (report.RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def commit() -> str:
+    """The commit that is checked out; a plus where the code measured differs from it."""
+    git = ["git", "-C", str(report.ROOT)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        )
+        paths = ["py", "shaders", "web", "bench", ":!bench/results"]
+        changed = subprocess.run([*git, "status", "--porcelain", "--", *paths], capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+" if changed.stdout else "")
+
+
+def machine() -> str:
+    """What a reader needs to judge the figures."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            cpu = re.search(r"model name\s*: (.+)", file.read())
+        processor = cpu[1] if cpu else platform.machine()
+        system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        processor, system = platform.processor() or platform.machine(), platform.platform()
+    return (
+        f"{os.cpu_count()} cores of {processor}, {system}, Python {platform.python_version()}, "
+        f"wgpu-py {version('wgpu')}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
