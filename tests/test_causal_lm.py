@@ -165,7 +165,7 @@ def test_compile_takes_a_name_or_a_sampler(lm):
     assert lm.generate("abc", max_length=30) == greedy
     with pytest.raises(ValueError, match="no sampler is named 'warm'; there are .*greedy"):
         lm.compile("warm")
-    with pytest.raises(ValueError, match="a sampler is a name or a Sampler, got 3"):
+    with pytest.raises(ValueError, match="a sampler is a name, .*, got 3"):
         lm.compile(3)
 
 
@@ -308,10 +308,10 @@ def test_a_bad_option_of_stream_is_refused_at_once_and_the_next_call_works(
         ({"max_length": -5}, ValueError, "at least 1, got -5"),
         ({"max_length": 301}, ValueError, "max_length is 301, the model's context holds 300"),
         ({"max_length": 1.5}, TypeError, "max_length must be a whole number"),
-        ({"stop_token_ids": [257]}, ValueError, "an id in stop_token_ids must be"),
-        ({"stop_token_ids": [-1]}, ValueError, "an id in stop_token_ids must be"),
-        ({"stop_token_ids": [1.5]}, TypeError, "an id in stop_token_ids must be"),
-        ({"stop_token_ids": "all"}, ValueError, 'stop_token_ids is "auto", None or ids'),
+        ({"stop_token_ids": [257]}, ValueError, "stop_token_ids: wanted ids of 0 to 256"),
+        ({"stop_token_ids": [-1]}, ValueError, "stop_token_ids: wanted ids of 0 to 256"),
+        ({"stop_token_ids": [1.5]}, ValueError, "stop_token_ids: wanted ids of 0 to 256, got 1.5"),
+        ({"stop_token_ids": "all"}, ValueError, 'stop_token_ids is "auto", None or a list of ids'),
         ({"inputs": None}, TypeError, "inputs must be a str or a list of them, got None"),
         ({"inputs": [1, 2]}, TypeError, "inputs must be a str or a list of them, got 1 in it"),
         ({"inputs": "\udc00"}, ValueError, "surrogate"),

@@ -384,9 +384,13 @@ def prefilled(monkeypatch):
     good = Decoder.prefill
 
     def recorded(decoder, spans):
-        count = good(decoder, spans)
-        taken.append((count, [(row, position, len(ids)) for row, position, ids in spans]))
-        return count
+        rest = good(decoder, spans)
+        count = sum(len(ids) for _, _, ids in spans) - sum(len(ids) for _, _, ids in rest)
+        if count:
+            taken.append(
+                (count, [(row, position, len(ids)) for row, position, ids in spans if ids])
+            )
+        return rest
 
     monkeypatch.setattr(Decoder, "prefill", recorded)
     return taken

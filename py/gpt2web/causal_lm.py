@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +284,8 @@ class GPT2CausalLM:
         best first; and what generate_step gives. Raises ValueError for a max_length beyond the
         context, and for what is no prompt.
         """
+        if self.preprocessor is None and not isinstance(inputs, Mapping):
+            raise ValueError("this model has no preprocessor: pass token_ids and padding_mask")
         stop_ids = self._stop_ids(stop_token_ids)
         if max_length is not None:
             context = self.backbone.config.max_sequence_length
@@ -295,8 +297,7 @@ class GPT2CausalLM:
         if isinstance(inputs, Mapping):
             prompt = _resized(inputs, max_length)
         else:
-            if self.preprocessor is None:
-                raise ValueError("this model has no preprocessor: pass token_ids and padding_mask")
+            assert self.preprocessor is not None
             texts = inputs if isinstance(inputs, str) else list(_texts("inputs", inputs))
             length = max_length or min(
                 self.preprocessor.sequence_length, self.backbone.config.max_sequence_length
