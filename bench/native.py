@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import wgpu.backends.auto
-from gpt2web.gpu import describe
 from wgpu.backends.wgpu_native import _api
 
 from bench.measure import Subject
 from bench.procedure import MODELS, measure
+from gpt2web.gpu import describe
 
 LIBRARY = _api.libf  # every call of wgpu-native goes through here
 BYTES = {"copyBufferToBuffer": 5, "mapAsync": 3}  # which argument is a number of bytes

@@ -1,6 +1,8 @@
 // include: state.wgsl sampling.wgsl
 // scores = logits after repetition penalty (CTRL's, arXiv 1909.05858: a seen id's logit is divided by
-// it when positive, multiplied when negative) and temperature; and each block's summary.
+// it when positive, multiplied when negative), and each block's summary. select.wgsl divides by the
+// temperature, what is left after the maximum is taken off: a division may be off by 2.5 ulp, which
+// matters less the smaller the number. A search has it divided here (TEMPERED).
 // A workgroup takes 1,024 ids: dispatch (BLOCKS, rows).
 
 @group(0) @binding(0) var<uniform> state: State;
@@ -9,6 +11,8 @@
 @group(0) @binding(3) var<storage, read> flags: array<u32>;           // [rows][seen | stop][VOCABULARY_WORDS]
 @group(0) @binding(4) var<storage, read_write> scores: array<f32>;    // [rows][VOCABULARY]
 @group(0) @binding(5) var<storage, read_write> summaries: array<Summary>;  // [rows][BLOCKS]
+
+override TEMPERED: bool = false;
 
 var<workgroup> logit_maxima: array<f32, 256>;
 var<workgroup> logit_sums: array<f32, 256>;
@@ -22,7 +26,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     return;
   }
   let sampling = samplings.rows[row];
-  let divisor = select(sampling.temperature, 1.0, sampling.temperature == 0.0);
   let seen = row * 2u * VOCABULARY_WORDS;
 
   var logit_maximum = -3.0e38;
@@ -41,7 +44,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       if sampling.repetition_penalty != 1.0 && ((flags[seen + id / 32u] >> (id % 32u)) & 1u) != 0u {
         score = select(logit * sampling.repetition_penalty, logit / sampling.repetition_penalty, logit > 0.0);
       }
-      score /= divisor;
+      if TEMPERED {
+        score /= sampling.temperature;
+      }
       scores[row * VOCABULARY + id] = score;
       if score > score_maximum || score_id == VOCABULARY {
         score_maximum = score;

@@ -5,7 +5,7 @@
 // The ids stand in one order: higher score first, of equal scores the lower id. top-k, top-p and min-p
 // each keep a prefix of it, so what is kept is a cutoff in that order. It is found by radix selection:
 // 256 bins of 8 bits, first over the score's sortable bits, then over the id's. A weight is
-// exp(score - maximum) in units of 2^-30, summed as integers: the order of adding cannot matter.
+// exp((score - maximum) / temperature) in units of 2^-30, summed as integers: the order of adding cannot matter.
 // The draw inverts the cumulative distribution of what is kept, in the order of ids.
 
 @group(0) @binding(0) var<storage, read_write> state: State;
@@ -43,7 +43,8 @@ var<workgroup> found: Found;
 var<workgroup> row_state: Row;
 var<workgroup> summary: Summary;
 
-var<private> maximum: f32;    // the row's highest score
+var<private> maximum: f32;      // the row's highest score
+var<private> temperature: f32;
 var<private> first: u32;      // the row's place in scores
 var<private> cutoff: vec2<u32>;  // kept: key > cutoff.x, or equal and place >= cutoff.y
 
@@ -193,7 +194,7 @@ fn cut(mode: u32, target_count: u32, share: f32, thread: u32) {
           high = 0u;
           low = 0u;
         }
-        let weight = weight_of(exp(score - maximum));
+        let weight = weight_of(exp((score - maximum) / temperature));
         count += 1u;
         high += weight >> 15u;
         low += weight & 0x7fffu;
@@ -234,7 +235,7 @@ fn draw(share: f32, min_p: f32, thread: u32) -> u32 {
     for (var i = thread * each; i < min((thread + 1u) * each, size); i++) {
       let id = start + i;
       let score = scores[first + id];
-      let probability = exp(score - maximum);
+      let probability = exp((score - maximum) / temperature);
       if probability >= min_p && is_kept(key_of(score), place_of(id)) {
         let weight = weight_of(probability);
         count += select(0u, 1u, weight > 0u);
@@ -283,6 +284,7 @@ fn main(
   let sampling = samplings.rows[row];
   let all = workgroupUniformLoad(&summary);
   maximum = all.score_maximum;
+  temperature = sampling.temperature;
   first = row * VOCABULARY;
   cutoff = vec2<u32>();
 

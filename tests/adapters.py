@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 import reference
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for build.py

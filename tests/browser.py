@@ -3,6 +3,7 @@
 server         dist/ at a sub-path of 127.0.0.1, without special headers; counts requests, can stop
 second_origin  a server on another origin that answers everything and lets every origin read it
 browser        one Chromium for the session, WebGPU on its software adapter
+quick_browser  another, whose software adapter is five times faster
 page           a fresh page in a fresh context
 A missing browser, dist/ or adapter fails the tests; nothing is skipped.
 """
@@ -166,6 +167,22 @@ def browser() -> Iterator[Browser]:
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def quick_browser(browser: Browser) -> Iterator[Browser]:
+    """A Chromium that does not zero workgroup memory, which no kernel reads before it writes it.
+
+    Zeroing it makes the software adapter five times slower; what the kernels do with it is tested
+    elsewhere, here it is the page.
+    """
+    flags = [*CHROMIUM_FLAGS, "--enable-dawn-features=disable_workgroup_init"]
+    with launch(browser, flags) as quick:
+        yield quick
+
+
+def launch(browser: Browser, flags: list[str]) -> Browser:
+    return browser.browser_type.launch(executable_path=find_chromium(), args=flags, timeout=60_000)
 
 
 @pytest.fixture

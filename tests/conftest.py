@@ -7,6 +7,7 @@ from browser import (  # noqa: F401
     outside_of_playwrights_loop,
     own_server,
     page,
+    quick_browser,
     second_origin,
     server,
 )

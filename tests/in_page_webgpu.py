@@ -9,9 +9,10 @@ import weakref
 import js
 import pyodide_js
 import wgpu
+from pyodide.ffi import JsProxy, to_js
+
 from gpt2web import webgpu
 from gpt2web.checkpoint import CheckpointError
-from pyodide.ffi import JsProxy, to_js
 
 USAGE = wgpu.BufferUsage
 SCALE = """

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+
 import reference
 from gpt2web import selftest
 from gpt2web.sampling import choose, penalized

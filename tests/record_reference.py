@@ -37,9 +37,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import reference
 import torch
 import transformers
+
+import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data"

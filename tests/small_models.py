@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+
 import reference
 from adapters import load_backbone
 from gpt2web import GPT2CausalLM, GPT2CausalLMPreprocessor, GPT2Tokenizer

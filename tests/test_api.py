@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 import reference
 from adapters import new_device
 from gpt2web import DeviceError, GPT2Backbone, GPT2CausalLM, GPT2Config

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 import reference
 from adapters import load_backbone, new_device
 from gpt2web import weights as weights_module

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydoc_data import topics
 
 import pytest
+
 from gpt2_vocabulary import gpt2_merges, js_tiktoken
 from gpt2web import unicode_table
 from gpt2web.bpe import (

@@ -24,10 +24,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from browser import ROOT, SUB_PATH, TestServer
 from playwright.sync_api import Page
 
 import build
+from browser import ROOT, SUB_PATH, TestServer
 
 WHEELS = {"gpt2web", "micropip", "wgpu"}
 

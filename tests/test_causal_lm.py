@@ -5,6 +5,7 @@ import json
 import threading
 
 import pytest
+
 import reference
 import small_models
 from adapters import new_device
@@ -163,9 +164,9 @@ def test_compile_takes_a_name_or_a_sampler(lm):
     assert lm.generate("abc", max_length=30) == greedy
     lm.compile(samplers.TopPSampler(p=1e-9, seed=8))
     assert lm.generate("abc", max_length=30) == greedy
-    with pytest.raises(ValueError, match="no sampler is named 'warm'; there are .*greedy"):
+    with pytest.raises(ValueError, match=r"no sampler is named 'warm'; there are .*greedy"):
         lm.compile("warm")
-    with pytest.raises(ValueError, match="a sampler is a name, .*, got 3"):
+    with pytest.raises(ValueError, match=r"a sampler is a name, .*, got 3"):
         lm.compile(3)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import reference
 from gpt2web.checkpoint import CheckpointError, LocalFolder, open_checkpoint, tensor_shapes
 from gpt2web.config import GPT2Config

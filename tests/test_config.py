@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from gpt2web.config import ALIASES, PRESETS, GPT2Config, preset_name
 
 STORIES = Path(__file__).parents[1] / "web" / "models" / "stories"

@@ -6,9 +6,10 @@ import threading
 import time
 from dataclasses import replace
 
-import gpu_counts
 import numpy as np
 import pytest
+
+import gpu_counts
 import reference
 import small_models
 from adapters import new_device

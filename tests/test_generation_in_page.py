@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, Page, Route
+
 from adapters import new_device  # noqa: F401  sets the environment before wgpu starts Vulkan
 from browser import TestServer
 from gpt2web import GPT2CausalLM
-from playwright.sync_api import Browser, Page, Route
 
 pytestmark = pytest.mark.browser
 
@@ -66,8 +67,8 @@ def open_counted(browser: Browser, server: TestServer, change: tuple[str, str] =
 
 
 @pytest.fixture(scope="module")
-def counted(browser: Browser, server: TestServer) -> Iterator[Page]:
-    page = open_counted(browser, server)
+def counted(quick_browser: Browser, server: TestServer) -> Iterator[Page]:
+    page = open_counted(quick_browser, server)
     yield page
     page.context.close()
 

@@ -5,6 +5,7 @@ import gc
 
 import numpy as np
 import pytest
+
 from adapters import ADAPTERS, new_device, upload
 from gpt2web import gpu
 from gpt2web.gpu import DEFAULT_LIMITS, Device, DeviceError, block_on

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 import reference
 from adapters import download, holding, is_untouched, new_device, untouched, upload
 from gpt2web import gpu, kernels
@@ -830,6 +831,92 @@ def test_random_normal_has_the_moments_of_a_normal_variable_and_never_changes(de
     assert (draw_normals(device, 1000, 1, 3) != values[:1000]).mean() > 0.99
 
 
+# ---- layers --------------------------------------------------------------------------------------
+
+
+def check_gather(device, case):
+    width, bits, parts = case
+    table = draw(width, 97)
+    weight, kept = make_weight(device, table, bits, parts=parts)
+    ids = np.uint32([0, 96, 5, 5, 33, 95, 64])
+    output = upload(device, np.full((len(ids), width), np.nan, np.float32))
+    given = upload(device, ids)
+    run(device, *(kernels.gather(device, given, weight, p, output) for p in weight.parts))
+    np.testing.assert_array_equal(output.numpy(), kept[:, ids].T)
+
+
+@pytest.mark.parametrize("case", [(1, 32, 1), (6, 16, 2), (65, 32, 3), (64, 16, 1)])
+def test_gather_takes_the_column_that_each_id_names(device, case):
+    check_gather(device, case)
+
+
+ACTIVATION_TWINS = {
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu_approximate": reference.gelu,
+    "gelu": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
+    "soft_cap": lambda x: 3 * np.tanh(x / 3),
+}
+
+
+def check_activation(device, kind):
+    x = np.concatenate([4 * draw(301), np.float32([0, -0.0, 40, -40, 1e30, -1e30])])
+    values = upload(device, x)
+    run(device, kernels.activation(device, values, kind, 3.0))
+    with np.errstate(over="ignore"):
+        wanted = ACTIVATION_TWINS[kind](x.astype(np.float64))
+    assert_close(values.numpy(), wanted, np.abs(x) + 1.0)
+
+
+@pytest.mark.parametrize("kind", ACTIVATION_TWINS)
+def test_activation_is_its_twin(device, kind):
+    check_activation(device, kind)
+
+
+def check_attention_masked(device, case):
+    rows, queries, heads, key_dim, value_dim, slots, causal = case
+    q, keys = draw(rows, queries, heads, key_dim), draw(rows, slots, heads, key_dim)
+    values = draw(rows, slots, heads, value_dim, seed=1)
+    visible = draw(rows, heads, queries, slots, seed=2) > -0.5
+    visible[0, 0, 0] = False  # a query that sees nothing
+    horizon = slots - queries + 1 if causal else slots
+    words = ceil_div(slots, 4)
+    mask = np.zeros((rows, heads, queries, 4 * words), np.uint8)
+    mask[..., :slots] = visible
+    sizes = np.uint32(
+        [
+            *(slots, horizon, slots * heads * key_dim, slots * heads * value_dim, 0),
+            *(heads * queries * words, queries * words, words),
+        ]
+    )
+    if causal:
+        visible &= np.arange(slots) < (horizon + np.arange(queries))[:, None]
+    attended = untouched(device, (rows, queries, heads, value_dim))
+    weights = untouched(device, (rows, heads, queries, slots))
+    given = [upload(device, array) for array in (q, keys, values, mask.view(np.uint32))]
+    table = upload(device, sizes, uniform=True)
+    run(device, kernels.attention_masked(device, table, *given, attended, weights))
+
+    scores = np.einsum("rqhd,rshd->rhqs", q.astype(np.float64), keys) / math.sqrt(key_dim)
+    e = np.where(visible, np.exp(np.minimum(scores, 80)), 0)
+    shares = e / np.maximum(e.sum(axis=-1, keepdims=True), 1e-30)
+    assert_close(download(weights), shares, 1.0, MIXED)
+    wanted = np.einsum("rhqs,rshd->rqhd", shares, values)
+    assert_close(download(attended), wanted, np.abs(values).max(), MIXED)
+
+
+MASKED_CASES = [
+    (1, 1, 1, 1, 1, 1, False),
+    (2, 5, 3, 2, 7, 65, True),
+    (3, 7, 1, 64, 65, 9, False),
+    (1, 6, 2, 6, 3, 130, True),
+]
+
+
+@pytest.mark.parametrize("case", MASKED_CASES)
+def test_attention_masked_sees_what_the_mask_shows(device, case):
+    check_attention_masked(device, case)
+
+
 # ---- the checks themselves -----------------------------------------------------------------------
 
 # shader, what stands there, what is put in its place, the check that must fail, one of its cases
@@ -870,6 +957,16 @@ CORRUPTIONS = [
     ("copy_slots", "slot < wanted.end", "slot <= wanted.end", check_copy_slots, (6, MOVES)),
     ("similarity", "t < state", "t <= state", check_similarity, (6, 7, [(3, 0, 0)])),
     ("attention_chunk", "sum *= scale", "sum *= 1.0", check_attention_chunk, (3, 7, 64, BLOCKS)),
+    ("gather", "- FIRST_COLUMN;", "- 0u;", check_gather, (65, 32, 3)),
+    ("activation", "1.061405429", "1.051405429", check_activation, "gelu"),
+    ("attention_masked", "sum *= scale", "sum *= 1.0", check_attention_masked, MASKED_CASES[3]),
+    (
+        "attention_masked",
+        "select(0.0, exp",
+        "select(1.0, exp",
+        check_attention_masked,
+        MASKED_CASES[2],
+    ),
     ("pack", "<< (16u * i)", "<< (16u * (1u - i))", check_pack, (7, 5, "F16", 16, False, 2)),
     ("random_normal", "6.283185307179586", "6.2", check_random_normal, (7, 0, 0, 0)),
 ]

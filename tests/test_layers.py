@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from adapters import download, new_device, untouched, upload
 from gpt2web import kernels, layer, layers
 from gpt2web.backbone import GPT2Backbone

@@ -11,8 +11,9 @@ import types
 from pathlib import Path
 from typing import Any
 
-import gpt2web.__main__ as command_line
 import pytest
+
+import gpt2web.__main__ as command_line
 from gpt2web.__main__ import main
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.gpu import DeviceError

@@ -3,6 +3,7 @@ import random
 
 import numpy as np
 import pytest
+
 from gpt2web.packer import StartEndPacker
 
 # Shapes

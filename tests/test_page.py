@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from browser import CHROMIUM_FLAGS, ROOT, TestServer, find_chromium, host, serve_folder
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from browser import CHROMIUM_FLAGS, ROOT, TestServer, host, serve_folder
 from gpt2web import page as page_module
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.gpu import DeviceError
 from gpt2web.stream import Piece
-from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 WEB = ROOT / "web"
 LOAD_MS = 120_000  # Pyodide, the model, every pipeline in software; more when the machine is busy
@@ -162,22 +163,6 @@ def open_page(context: BrowserContext, url: str) -> Page:
     page.wait_for_selector(end, timeout=LOAD_MS)
     assert page.is_enabled("#generate"), page.inner_text("main")
     return page
-
-
-@pytest.fixture(scope="module")
-def quick_browser(browser: Browser) -> Iterator[Browser]:
-    """A Chromium that does not zero workgroup memory, which no kernel reads before it writes it.
-
-    Zeroing it makes the software adapter five times slower; what the kernels do with it is tested
-    elsewhere, here it is the page.
-    """
-    flags = [*CHROMIUM_FLAGS, "--enable-dawn-features=disable_workgroup_init"]
-    with launch(browser, flags) as quick:
-        yield quick
-
-
-def launch(browser: Browser, flags: list[str]) -> Browser:
-    return browser.browser_type.launch(executable_path=find_chromium(), args=flags, timeout=60_000)
 
 
 class Visit(NamedTuple):

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor, GPT2Preprocessor
 from gpt2web.tokenizer import BytePairTokenizer, GPT2Tokenizer
 

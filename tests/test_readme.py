@@ -4,12 +4,12 @@ import re
 import shlex
 
 import pytest
-from browser import ROOT, TestServer
-from gpt2web.__main__ import make_parser
 from playwright.sync_api import Page
 
 import build
 from bench import report
+from browser import ROOT, TestServer
+from gpt2web.__main__ import make_parser
 
 README = (ROOT / "README.md").read_text("utf-8")
 

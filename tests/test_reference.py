@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+
 import reference
 
 # PyTorch's float32 against float64 here: up to 4e-6 of the largest logit when recorded. A tenth of

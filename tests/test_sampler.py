@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 import reference
 from gpt2web import GPT2CausalLM, samplers
 from gpt2web.backbone import GPT2Backbone

@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+
 from adapters import new_device, upload
 from gpt2web import gpu, kernels
 from gpt2web.gpu import MAX_ROWS

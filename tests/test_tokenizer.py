@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+
 from gpt2web.bpe import BYTE_TO_CHARACTER
 from gpt2web.tokenizer import BytePairTokenizer, GPT2Tokenizer
 

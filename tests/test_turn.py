@@ -6,6 +6,7 @@ import time
 from concurrent.futures import Future
 
 import pytest
+
 from gpt2web.gpu import block_on
 from gpt2web.turn import Turn
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import wgpu
+
 from browser import SUB_PATH, DistHandler, TestServer
 
 ROOT = Path(__file__).parents[1]

@@ -194,13 +194,17 @@ def scores(
     flags: Tensor,
     scores: Tensor,
     summaries: Tensor,
+    *,
+    tempered: bool = False,
 ) -> Dispatch:
     """scores [rows, vocabulary] and summaries [rows, blocks, 4] of logits [rows, vocabulary];
-    flags u32 [rows, 2, words]: bits of seen ids, and of ids that stop the row."""
+    flags u32 [rows, 2, words]: bits of seen ids, and of ids that stop the row. tempered: divided
+    by the temperature already."""
     rows, vocabulary = logits.shape
     bindings = [state, samplings, logits, flags, scores, summaries]
     groups = (ceil_div(vocabulary, 1024), rows)
-    return device.kernel("scores", {"VOCABULARY": vocabulary}, bindings, groups)
+    constants = {"VOCABULARY": vocabulary, "TEMPERED": tempered}
+    return device.kernel("scores", constants, bindings, groups)
 
 
 def alternatives(

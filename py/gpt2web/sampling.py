@@ -108,8 +108,9 @@ def choose(
     if sampling.temperature == 0:
         gap = scores[order[0]] - scores[order[1]] if len(order) > 1 else math.inf
         return Choice(order[0], gap)
-    kept, margin = _cut(scores, order, sampling)
-    weights = {i: _weight(scores[i], scores[order[0]]) for i in sorted(kept)}
+    ratios = _ratios(scores, scores[order[0]], sampling)
+    kept, margin = _cut(ratios, order, sampling)
+    weights = {i: _weight(ratios[i]) for i in sorted(kept)}
     total = sum(weights.values())
     bits, _ = threefry((seed & 0xFFFFFFFF, call), (step, 0))
     goal = unit_interval(bits) * total
@@ -133,10 +134,13 @@ def probabilities(
     """The exact distribution [vocabulary] that `choose` draws from; greedy is 1 for one id."""
     scores = penalized(logits, sampling, seen)
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
-    kept = order[:1] if sampling.temperature == 0 else _cut(scores, order, sampling)[0]
     weights = [0.0] * len(scores)
-    for i in kept:
-        weights[i] = math.exp(scores[i] - scores[order[0]])
+    if sampling.temperature == 0:
+        weights[order[0]] = 1.0
+        return weights
+    ratios = _ratios(scores, scores[order[0]], sampling)
+    for i in _cut(ratios, order, sampling)[0]:
+        weights[i] = ratios[i]
     total = math.fsum(weights)
     return [weight / total for weight in weights]
 
@@ -144,37 +148,40 @@ def probabilities(
 def penalized(
     logits: Sequence[float], sampling: Sampling, seen: Collection[int] = ()
 ) -> Sequence[float]:
-    """Logits after repetition penalty and temperature, in f32 as on the GPU: [vocabulary]."""
+    """Logits after repetition penalty, in f32 as on the GPU: [vocabulary]."""
     scores = array("f", logits)
-    penalty, temperature = array("f", (sampling.repetition_penalty, sampling.temperature))
+    (penalty,) = array("f", (sampling.repetition_penalty,))
     if penalty != 1:
         for i in set(seen):
             scores[i] = scores[i] / penalty if scores[i] > 0 else scores[i] * penalty
-    if temperature not in (0, 1):
-        scores = array("f", (score / temperature for score in scores))
     return scores
 
 
-def _weight(score: float, highest: float) -> int:
-    return int(math.exp(score - highest) * WEIGHT_ONE + 0.5)
+def _ratios(scores: Sequence[float], highest: float, sampling: Sampling) -> list[float]:
+    """How probable each id is, over the most probable one."""
+    (temperature,) = array("f", (sampling.temperature,))
+    return [math.exp((score - highest) / temperature) for score in scores]
 
 
-def _cut(scores: Sequence[float], order: list[int], sampling: Sampling) -> tuple[list[int], float]:
+def _weight(ratio: float) -> int:
+    return int(ratio * WEIGHT_ONE + 0.5)
+
+
+def _cut(ratios: list[float], order: list[int], sampling: Sampling) -> tuple[list[int], float]:
     """The ids that top-k, top-p and min-p keep of `order`, and the margin of the nearest cut."""
-    highest = scores[order[0]]
     margin = 1.0
     kept = order
     if sampling.top_k is not None and sampling.top_k < len(order):
         kept = order[: sampling.top_k]
-        weights = [_weight(scores[order[n]], highest) for n in (sampling.top_k - 1, sampling.top_k)]
-        if scores[order[sampling.top_k - 1]] != scores[order[sampling.top_k]]:
-            margin = (weights[0] - weights[1]) / WEIGHT_ONE
+        last, next_one = (ratios[order[n]] for n in (sampling.top_k - 1, sampling.top_k))
+        if last != next_one:
+            margin = last - next_one
     if sampling.top_p is not None and sampling.top_p < 1:
-        total = sum(_weight(scores[i], highest) for i in kept)
+        total = sum(_weight(ratios[i]) for i in kept)
         goal = sampling.top_p * total
         cumulative = 0
         for n, i in enumerate(kept):
-            before, cumulative = cumulative, cumulative + _weight(scores[i], highest)
+            before, cumulative = cumulative, cumulative + _weight(ratios[i])
             if cumulative >= goal:
                 margin = min(margin, (cumulative - goal) / total)
                 if n:
@@ -182,9 +189,8 @@ def _cut(scores: Sequence[float], order: list[int], sampling: Sampling) -> tuple
                 kept = kept[: n + 1]
                 break
     if sampling.min_p is not None:
-        ratios = [math.exp(scores[i] - highest) for i in kept]
-        margin = min([margin, *(abs(ratio - sampling.min_p) for ratio in ratios)])
-        kept = [i for i, ratio in zip(kept, ratios, strict=True) if ratio >= sampling.min_p]
+        margin = min([margin, *(abs(ratios[i] - sampling.min_p) for i in kept)])
+        kept = [i for i in kept if ratios[i] >= sampling.min_p]
     return kept, margin
 
 

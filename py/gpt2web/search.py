@@ -63,7 +63,8 @@ class Rows:
 
         state, flags, summaries = decoder.state, session.flags, session.summaries
         logits, shaped = decoder.logits, session.scores
-        calls = [kernels.scores(device, state, session.samplings, logits, flags, shaped, summaries)]
+        given = state, session.samplings, logits, flags, shaped, summaries
+        calls = [kernels.scores(device, *given, tempered=True)]
         if sampling != Sampling():
             # summaries of what temperature and penalty made of the logits, which go back in place
             logits, shaped = shaped, logits

@@ -46,7 +46,8 @@ class Searcher(Sampler):
     def _ranked(self, logits: Sequence[float], seen: Sequence[int], count: int) -> Ranked:
         """The `count` most probable ids of a row of logits, of equal ones the lower first. What
         has no probability in a float has -inf, as KerasHub's logarithm of it: less than NEVER."""
-        scores = penalized(logits, self._shaping, seen)
+        shaping = self._shaping
+        scores = [score / shaping.temperature for score in penalized(logits, shaping, seen)]
         order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
         highest = scores[order[0]]
         log_sum = highest + math.log(math.fsum(math.exp(score - highest) for score in scores))
