@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from browser import CHROMIUM_FLAGS, ROOT, TestServer, host, serve_folder
+from browser import CHROMIUM_FLAGS, ROOT, TestServer, host, launch, serve_folder
 from gpt2web import page as page_module
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.gpu import DeviceError
