@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 from gpt2web import GPT2Backbone, GPT2CausalLM, GPT2CausalLMPreprocessor, GPT2Tokenizer
+from gpt2web.__main__ import main
 from gpt2web.samplers import GreedySampler, RandomSampler
 from test_api import assert_close, make_lm
 
@@ -465,3 +466,16 @@ def test_the_bundled_model_has_the_recorded_loss():
     assert lm.perplexity(text) == pytest.approx(math.exp(losses.mean()), rel=1e-4)
     assert len(lm.log_probabilities("<|endoftext|>")) > 1  # typed text, nothing special
     lm.close()
+
+
+def test_the_command_line_prints_the_recorded_loss(tmp_path, monkeypatch, capsys):
+    text, _, losses = reference.recorded_stories().loss
+    (tmp_path / "text").write_text(text)
+    monkeypatch.setenv("GPT2WEB_ADAPTER", "llvmpipe")
+    assert main(["score", str(tmp_path / "text")]) == 0
+    tokens, nats, perplexity = [
+        float(line.split(": ")[1]) for line in capsys.readouterr().out.splitlines()
+    ]
+    assert tokens == len(losses)
+    assert nats == pytest.approx(losses.mean(), abs=2e-4)
+    assert perplexity == pytest.approx(math.exp(losses.mean()), rel=2e-4)
