@@ -72,6 +72,12 @@ class FakeModel:
         pieces = [FakePiece(text) for text in self.pieces]
         return FakeStream([*pieces, FakePiece("", self.reason)], options)
 
+    async def log_probabilities_async(self, text: str) -> list[tuple[int, float]]:
+        self.calls.append(("score", text))
+        if self.error:
+            raise self.error
+        return [(ord(character), -0.5 - (i % 2)) for i, character in enumerate(text)]
+
     def close(self) -> None:
         self.calls.append(("closed", None))
 
@@ -252,6 +258,95 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     others = "--model --max-new-tokens --stop --logprobs --steps-per-submit --adapter --info"
     for name in (*sampling.split(), *others.split(), "--version", "--strip-prompt"):
         assert name in out
+
+
+# score FILE.
+
+
+def test_score_writes_tokens_nats_and_perplexity(
+    model: type[FakeModel], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "story.txt").write_bytes("Füchse\r\n".encode() * 250)
+    assert main(["score", str(tmp_path / "story.txt"), "--model", "m"]) == 0
+    out = "tokens: 2,000\nnats per token: 1.0000\nperplexity: 2.718\n"
+    assert capsys.readouterr() == (out, "")
+    text = "Füchse\r\n" * 250  # as it is
+    assert model.calls == [("model", "m"), ("score", text), ("closed", None)]
+
+
+def test_score_reads_standard_input_as_it_is(
+    model: type[FakeModel], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    give_stdin(monkeypatch, b"a\n\n")
+    assert main(["score", "-"]) == 0
+    assert model.calls[1] == ("score", "a\n\n")
+    assert capsys.readouterr().out.startswith("tokens: 3\n")
+
+
+def test_score_names_a_file_that_is_not_there_or_no_text(
+    model: type[FakeModel], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing, binary, empty = (str(tmp_path / name) for name in ("missing", "binary", "empty"))
+    Path(binary).write_bytes(b"ab\xff")
+    Path(empty).touch()
+    sentences = {
+        missing: (1, "No such file or directory"),
+        str(tmp_path): (1, "Is a directory"),
+        binary: (2, "is not UTF-8: byte 0xff at offset 2; convert it first, for example with "),
+        empty: (1, "has no token to score: it is empty, or has only one"),
+    }
+    for file, (status, sentence) in sentences.items():
+        assert main(["score", file]) == status
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.count("\n") == 1
+        assert captured.err.startswith(f"gpt2web: {file}") and sentence in captured.err
+    assert [name for name, _ in model.calls] == ["model", "score", "closed"]  # of the empty file
+
+
+@pytest.mark.parametrize("kind", [ValueError, DeviceError, CheckpointError, OSError])
+def test_a_score_that_fails_is_one_sentence_and_frees_the_model(
+    model: type[FakeModel],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: type[Exception],
+) -> None:
+    (tmp_path / "text").write_text("abc")
+    model.error = kind("the sentence")
+    assert main(["score", str(tmp_path / "text")]) == 1
+    assert capsys.readouterr() == ("", "gpt2web: the sentence\n")
+    assert model.calls[-1] == ("closed", None)
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["a", "--seed", "1"]])
+def test_score_wants_one_file(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["score", *arguments])
+    assert ended.value.code == 2
+    assert "usage: gpt2web score" in capsys.readouterr().err
+
+
+def test_score_has_help_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["score", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "gpt2web score story.txt" in out  # in the general one
+    for words in (
+        "usage: gpt2web score",
+        "FILE",
+        "--model",
+        "--adapter",
+        "perplexity",
+        "exit status",
+    ):
+        assert words in out
+
+
+@pytest.mark.parametrize("arguments", [["--", "score"], ["--seed", "1", "score"]])
+def test_the_word_score_may_still_be_a_prompt(model: type[FakeModel], arguments: list[str]) -> None:
+    assert main(arguments) == 0
+    assert model.calls[1][0] == "score" and isinstance(model.calls[1][1], dict)
 
 
 # In a process of its own: signals and pipes.

@@ -1,4 +1,4 @@
-"""The command line: `gpt2web "Once upon a time"`, also `python -m gpt2web`.
+"""The command line: `gpt2web "Once upon a time"`, also `python -m gpt2web`; `gpt2web score FILE`.
 
 Text goes to stdout as it is made, everything else to stderr. Numbers are checked by the library,
 whose sentence is shown.
@@ -8,9 +8,11 @@ import argparse
 import asyncio
 import io
 import json
+import math
 import os
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from gpt2web.causal_lm import GPT2CausalLM
@@ -26,6 +28,8 @@ examples:
   gpt2web "Once upon a time" --max-new-tokens 60 --temperature 0.8 --top-k 40 --seed 7
   echo "The fox said" | gpt2web --strip-prompt
   gpt2web --info
+  gpt2web score story.txt    how well the model foretells a text: see gpt2web score --help
+  gpt2web -- score           the word score as a prompt
 
 Options left out take the library's defaults: sampling from the whole distribution, up to the end
 of the text or of the model's context. The order is repetition penalty, temperature, top-k, top-p,
@@ -33,6 +37,17 @@ min-p. The same seed gives the same text on the same adapter and driver; left ou
 
 exit status: 0 done, 1 a model, file or GPU failed, 2 wrong arguments or input that is not UTF-8,
 130 interrupted (what was written stays), 141 the reader of the output has gone.
+"""
+SCORE_DESCRIPTION = """\
+Say how well a GPT-2 model foretells a text: the number of its tokens, their mean loss in nats (each
+token after those before it), and the perplexity, which is e to that.
+"""
+SCORE_EPILOG = """\
+The text is taken as it is, UTF-8, <|endoftext|> as typed text. One that is longer than the model's
+context is taken in parts, so that each token counts once. A model that was not trained with a start
+token is told the first token, which is not counted.
+
+exit status: 0 done, 1 a model, file or GPU failed, 2 wrong arguments or input that is not UTF-8.
 """
 # Options handed to GPT2CausalLM.stream under the same name when they are given.
 STREAM_OPTIONS = (
@@ -98,6 +113,20 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def make_score_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gpt2web score",
+        description=SCORE_DESCRIPTION,
+        epilog=SCORE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("file", metavar="FILE", help="the text; - reads standard input")
+    add("--model", default="stories", metavar="NAME", help="a bundled model, or a folder (stories)")
+    add("--adapter", metavar="NAME", help="(part of) the GPU adapter's name; also $GPT2WEB_ADAPTER")
+    return parser
+
+
 def read_prompt(given: str | None) -> str:
     """The prompt from the argument or from standard input. Refusal: there is none, or not UTF-8."""
     if given not in (None, "-"):
@@ -107,14 +136,31 @@ def read_prompt(given: str | None) -> str:
     data = sys.stdin.buffer.read()
     if given is None and not data:
         raise Refusal("no prompt: there is no argument and standard input is empty")
+    text = decoded(data, "standard input")
+    return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
+
+
+def read_text(file: str) -> str:
+    """The text to score, as it is. Refusal: not UTF-8; OSError: no such file."""
+    if file != "-":
+        try:
+            return decoded(Path(file).read_bytes(), file)
+        except OSError as error:
+            raise OSError(f"{file}: {error.strerror}") from None
+    if sys.stdin is None:
+        raise Refusal("there is no standard input: name a file")
+    return decoded(sys.stdin.buffer.read(), "standard input")
+
+
+def decoded(data: bytes, where: str) -> str:
+    """The text of UTF-8 bytes. Refusal: they are not."""
     try:
-        text = data.decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise Refusal(
-            f"standard input is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
+            f"{where} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
             "convert it first, for example with iconv -t UTF-8"
         ) from None
-    return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
 
 
 def note(text: str) -> None:
@@ -134,14 +180,12 @@ def show_progress(done: int, total: int) -> None:
 
 async def generate(options: argparse.Namespace, prompt: str) -> None:
     """Loads the model and writes what it makes, or with --info what runs it."""
-    progress = show_progress if sys.stderr.isatty() else None
-    lm = await GPT2CausalLM.from_preset_async(options.model, progress=progress)
+    lm = await load(options.model)
     try:
         if options.info:
             write("".join(f"{name}: {readable(value)}\n" for name, value in lm.info.items()))
             return
-        if lm.info["software"]:
-            note(f"{lm.info['adapter']} computes on the CPU: this is slow")
+        warn_if_slow(lm)
         given = {name: getattr(options, name) for name in STREAM_OPTIONS}
         stream = lm.stream(prompt, **{n: v for n, v in given.items() if v is not None})
         if options.seed is None and sys.stderr.isatty():
@@ -149,6 +193,32 @@ async def generate(options: argparse.Namespace, prompt: str) -> None:
         await write_stream(lm, stream, "" if options.strip_prompt else prompt, options.logprobs)
     finally:
         lm.close()
+
+
+async def score(options: argparse.Namespace, text: str) -> None:
+    """Loads the model and writes how well it foretells a text."""
+    lm = await load(options.model)
+    try:
+        warn_if_slow(lm)
+        found = await lm.log_probabilities_async(text)
+    finally:
+        lm.close()
+    if not found:
+        raise ValueError(f"{options.file} has no token to score: it is empty, or has only one")
+    loss = -math.fsum(logprob for _, logprob in found) / len(found)
+    write(f"tokens: {readable(len(found))}\n")
+    write(f"nats per token: {loss:.4f}\n")
+    write(f"perplexity: {math.exp(loss):,.3f}\n")
+
+
+async def load(model: str) -> GPT2CausalLM:
+    progress = show_progress if sys.stderr.isatty() else None
+    return await GPT2CausalLM.from_preset_async(model, progress=progress)
+
+
+def warn_if_slow(lm: GPT2CausalLM) -> None:
+    if lm.info["software"]:
+        note(f"{lm.info['adapter']} computes on the CPU: this is slow")
 
 
 async def write_stream(lm: Any, stream: Any, prompt: str, logprobs: int | None) -> None:
@@ -189,15 +259,18 @@ def readable(value: object) -> str:
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Generates, and turns every failure into one sentence on stderr and an exit status."""
+def run(options: argparse.Namespace, scoring: bool) -> int:
+    """Generates or scores, and turns every failure into one sentence on stderr and an exit
+    status."""
     try:
-        prompt = "" if options.info else read_prompt(options.prompt)
+        if scoring:
+            asyncio.run(score(options, read_text(options.file)))
+        else:
+            prompt = "" if options.info else read_prompt(options.prompt)
+            asyncio.run(generate(options, prompt))
     except Refusal as refusal:
         note(str(refusal))
         return 2
-    try:
-        asyncio.run(generate(options, prompt))
     except BrokenPipeError:
         raise
     except (CheckpointError, DeviceError, ValueError, OSError) as error:
@@ -210,11 +283,16 @@ def main(arguments: list[str] | None = None) -> int:
     """The entry point; returns the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # Windows would take the code page
-    options = make_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    scoring = arguments[:1] == ["score"]
+    if scoring:
+        options = make_score_parser().parse_args(arguments[1:])
+    else:
+        options = make_parser().parse_args(arguments)
     if options.adapter:
         os.environ["GPT2WEB_ADAPTER"] = options.adapter
     try:
-        return run(options)
+        return run(options, scoring)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

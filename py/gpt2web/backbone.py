@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -107,16 +107,14 @@ class GPT2Backbone:
     async def computing(self) -> AsyncIterator[Weights]:
         """A turn for calls, one after another, with the weights: N(0, 0.02), seed 0, unless others
         were loaded. Raises DeviceError once the backbone was destroyed."""
-        async with self._turn:
+        await self._turn.take()
+        try:
             if self.weights is None:
-                weights = await self._allocate()
-                try:
-                    await weights.randomize()
-                except BaseException:
-                    weights.destroy()
-                    raise
-                self.weights = weights
+                await self._replace(lambda weights: weights.randomize())
+            assert self.weights is not None
             yield self.weights
+        finally:
+            self._turn.give()
 
     async def call_async(self, inputs: Any) -> Tensor:
         """Hidden states after the final norm: Tensor [batch, length, hidden_dim].
@@ -211,16 +209,23 @@ class GPT2Backbone:
 
     async def load(self, checkpoint: Source, progress: Progress | None = None) -> None:
         """Stream the weights of a checkpoint onto the GPU; nothing half-loaded stays behind."""
-        async with self._turn:
-            weights = await self._allocate()
-            try:
-                await weights.load(checkpoint, progress)
-            except BaseException:
-                weights.destroy()
-                raise
-            if self.weights is not None:
-                self.weights.destroy()
-            self.weights = weights
+        await self._turn.take()
+        try:
+            await self._replace(lambda weights: weights.load(checkpoint, progress))
+        finally:
+            self._turn.give()
+
+    async def _replace(self, fill: Callable[[Weights], Awaitable[None]]) -> None:
+        """New weights in place of those there are, once they are filled."""
+        weights = await self._allocate()
+        try:
+            await fill(weights)
+        except BaseException:
+            weights.destroy()
+            raise
+        if self.weights is not None:
+            self.weights.destroy()
+        self.weights = weights
 
     async def _allocate(self) -> Weights:
         if self.closed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from gpt2web.checkpoint import CheckpointError, Folder, LocalFolder
 from gpt2web.config import ALIASES, GPT2Config, preset_name
@@ -34,10 +35,10 @@ def open_folder(preset: str | Path, base_url: str | None = None) -> Folder:
         from gpt2web.url_folder import UrlFolder  # the page, which cannot use it, need not load it
 
         return UrlFolder(name)
-    if Path(preset).is_dir():
+    if name and Path(preset).is_dir():
         return LocalFolder(preset)
     bundled, canonical = files("gpt2web.models"), _canonical(name)
-    if isinstance(preset, str) and "/" not in canonical and (bundled / canonical).is_dir():
+    if name and isinstance(preset, str) and "/" not in canonical and (bundled / canonical).is_dir():
         return LocalFolder(str(bundled / canonical))
     raise CheckpointError(
         f"no model at {name!r}: wanted a bundled model (stories), or the path or URL of a folder "
@@ -58,9 +59,7 @@ async def read_config(folder: Folder) -> GPT2Config:
             f"{folder.name} has no config.json: wanted a model folder in Hugging Face's layout "
             "(config.json, merges.txt, model.safetensors)"
         ) from None
-    fields = parse_json(f"{folder.name}/config.json", text)
-    if not isinstance(fields, dict):
-        raise CheckpointError(f"{folder.name}/config.json: wanted an object, got {text[:40]!r}")
+    fields = _parse_object(f"{folder.name}/config.json", text)
     try:
         return GPT2Config.from_hugging_face(fields)
     except (TypeError, ValueError) as error:
@@ -94,5 +93,12 @@ async def reads_start_token(folder: Folder) -> bool:
         text = await folder.read_text("generation_config.json")
     except FileNotFoundError:
         return False
-    fields = parse_json(f"{folder.name}/generation_config.json", text)
-    return isinstance(fields, dict) and bool(fields.get("add_start_token"))
+    fields = _parse_object(f"{folder.name}/generation_config.json", text)
+    return bool(fields.get("add_start_token"))
+
+
+def _parse_object(where: str, text: str) -> dict[str, Any]:
+    fields = parse_json(where, text)
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{where}: wanted a JSON object, got {text[:40]!r}")
+    return fields

@@ -13,8 +13,7 @@ from gpt2web.gpu import is_blocking
 class Turn:
     """A fair lock that coroutines, of one event loop or several, and blocked threads share.
 
-    Whoever takes it gives it back, from any thread, and also from a finalizer; `async with` does
-    both.
+    Whoever takes it gives it back, from any thread, and also from a finalizer.
     """
 
     def __init__(self) -> None:
@@ -36,8 +35,8 @@ class Turn:
             waiting = [waits for future, waits, _ in self._waiting if not future.done()]
             if is_blocking() and thread in (self._holder, *waiting):
                 raise RuntimeError(
-                    "another call of this model is still open in this thread: read a stream to its "
-                    "end, aclose() it, or await the _async form of this call"
+                    "a generation of this model is still open in this thread: read it to its end, "
+                    "aclose() it, or await the _async form of this call"
                 )
             future: Future[bool] = Future()
             self._waiting.append((future, thread, caller))
@@ -73,9 +72,3 @@ class Turn:
                     future.set_result(True)
                     return
             self._taken = False
-
-    async def __aenter__(self) -> None:
-        await self.take()
-
-    async def __aexit__(self, *_: object) -> None:
-        self.give()
