@@ -2,6 +2,7 @@
 fails half-way."""
 
 import asyncio
+import gc
 from types import SimpleNamespace
 
 import numpy as np
@@ -161,6 +162,7 @@ def test_a_progress_callback_that_raises_leaves_no_tensor_behind(device, tmp_pat
     model = random_model(ODD)
     reference.write_safetensors(tmp_path / "model.safetensors", model.weights)
     backbone = GPT2Backbone(**ODD, device=device)
+    gc.collect()  # what earlier tests have left in circles
     before = dict(device.live)
 
     def stop(done, total):
@@ -180,14 +182,15 @@ def test_loading_awaits_in_an_event_loop_too(device, tmp_path):
 
 
 def test_untrained_weights_are_normal_and_the_same_every_time(device, monkeypatch):
+    before = set(device._pipelines)
     first = GPT2Backbone(**WIDE, device=device)
     block_on(first.ready(), "ready")
     monkeypatch.setattr(weights_module, "PIECE_BYTES", 4096)  # in other pieces
     second = GPT2Backbone(**WIDE, device=device)
     block_on(second.ready(), "ready")
     values, again = on_gpu(first), on_gpu(second)
-    made = [name for name, _ in device._pipelines]
-    assert made.count("random_normal") == 1  # not one for each tensor
+    made = [name for name, _ in device._pipelines.keys() - before]
+    assert made.count("random_normal") <= 1  # not one for each tensor
     for name, tensor in values.items():
         np.testing.assert_array_equal(tensor, again[name], err_msg=name)
         if ".ln_" in name or name.startswith("ln_"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +298,7 @@ class GPT2CausalLM:
             prompt = _resized(inputs, max_length)
         else:
             assert self.preprocessor is not None
-            texts = inputs if isinstance(inputs, str) else list(_texts("inputs", inputs))
+            texts = list(inputs) if isinstance(inputs, Iterator) else inputs
             length = max_length or min(
                 self.preprocessor.sequence_length, self.backbone.config.max_sequence_length
             )
