@@ -20,7 +20,7 @@ LONG = (288, 352)
 # Tokens a second: (context, tokens, dropped). A software adapter takes a second for a token of
 # GPT-2 small.
 SPEEDS = {
-    ("stories", True): [(16, 72, 8), (300, 72, 8)],
+    ("stories", True): [(16, 40, 8), (300, 40, 8)],
     ("stories", False): [(16, 144, 16), (224, 144, 16)],
     ("gpt2", True): [(16, 4, 1)],
     ("gpt2", False): [(16, 144, 16), (256, 144, 16), (512, 144, 16), (864, 144, 16)],
