@@ -19,10 +19,11 @@ from typing import Any
 from gpt2web.backbone import GPT2Backbone
 from gpt2web.causal_lm import GPT2CausalLM
 from gpt2web.config import GPT2Config
-from gpt2web.generate import RING_STEPS, Request, Run, TextStream
+from gpt2web.generate import RING_STEPS, Request, Run
 from gpt2web.gpu import Device
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
 from gpt2web.sampling import Sampling
+from gpt2web.stream import TextStream
 from gpt2web.tokenizer import GPT2Tokenizer
 
 SAMPLING = Sampling(temperature=0.8, top_k=40)

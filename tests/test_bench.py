@@ -1,16 +1,16 @@
 """The bench: its counters count, idle generations leave no trace, tables say what was found."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from adapters import new_device  # noqa: F401  sets the environment before wgpu starts Vulkan
 
+from adapters import new_device  # noqa: F401  sets the environment before wgpu starts Vulkan
 from bench import report
 from bench.native import Native, short_name
 from bench.procedure import count, summary
+from browser import run_outside
 
 LAYERS = 6  # of stories
 COUNTS = {
@@ -25,14 +25,14 @@ COUNTS = {
 @pytest.fixture(scope="module")
 def place() -> Iterator[Native]:
     place = Native("llvmpipe")
-    asyncio.run(place.call("load", "stories", None))
+    run_outside(place.call("load", "stories", None))
     yield place
-    asyncio.run(place.call("close"))
+    run_outside(place.call("close"))
 
 
 @pytest.mark.gpu
 def test_a_submit_of_four_tokens_is_counted_call_by_call(place: Native) -> None:
-    found = asyncio.run(count(place))
+    found = run_outside(count(place))
     for name, layer in {"short": 5, "long": 6}.items():
         wanted = COUNTS | {"dispatches": 4 * (layer * LAYERS + 4)}
         assert {key: found[name][key] for key in wanted} == wanted
@@ -50,7 +50,7 @@ def test_what_is_made_or_written_for_a_submit_is_seen(place: Native) -> None:
 
     device.submit = submit  # type: ignore[method-assign]
     try:
-        found = asyncio.run(count(place))
+        found = run_outside(count(place))
     finally:
         del device.submit  # type: ignore[method-assign]
     assert (found["short"]["objects_made"], found["short"]["buffers_written"]) == (1, 1)
@@ -64,9 +64,9 @@ def test_an_idle_generation_leaves_the_model_as_it_was(place: Native) -> None:
     async def text() -> str:
         return "".join([p.text async for p in lm.stream("Once", max_new_tokens=8, temperature=0)])
 
-    before = asyncio.run(text())
-    asyncio.run(count(place))
-    assert asyncio.run(text()) == before
+    before = run_outside(text())
+    run_outside(count(place))
+    assert run_outside(text()) == before
     assert len(before) > 8
 
 

@@ -1,6 +1,5 @@
 """Generation in Chromium: what a token costs in real WebGPU calls, and the same ids as natively."""
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route
 
 from adapters import new_device  # noqa: F401  sets the environment before wgpu starts Vulkan
-from browser import TestServer
+from browser import TestServer, run_outside
 from gpt2web import GPT2CausalLM
 
 pytestmark = pytest.mark.browser
@@ -147,10 +146,5 @@ def test_the_same_seed_gives_the_same_ids_as_natively_on_swiftshader(counted: Pa
         lm.close()
         return ids
 
-    loop = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)  # Playwright's
-    try:
-        assert asyncio.run(natively()) == in_page
-    finally:
-        asyncio._set_running_loop(loop)
+    assert run_outside(natively()) == in_page
     assert len(in_page) == OPTIONS["max_new_tokens"]

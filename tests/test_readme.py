@@ -4,20 +4,25 @@ import re
 import shlex
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser
 
 import build
 from bench import report
 from browser import ROOT, TestServer
-from gpt2web.__main__ import make_parser
+from gpt2web.__main__ import make_parser, make_score_parser
 
 README = (ROOT / "README.md").read_text("utf-8")
 
 
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+
+
 def block(language: str) -> str:
     """The one fenced block of a language."""
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
-    return str(found)
+    (found,) = blocks(language)
+    return found
 
 
 # --- examples ------------------------------------------------------------------------------------
@@ -28,15 +33,23 @@ def test_the_python_example_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GPT2WEB_ADAPTER", "llvmpipe")
-    exec(compile(block("python"), "README.md", "exec"), {})
+    first, second = blocks("python")
+    exec(compile(first, "README.md", "exec"), {})
     info, text = capsys.readouterr().out.split("\n", 1)
     assert "llvmpipe" in info and info.endswith("f16 passed")
     assert text.startswith("Once upon a time")
     assert len(text) > 100
 
+    exec(compile(second, "README.md", "exec"), {})
+    shape, perplexity, one, other = capsys.readouterr().out.splitlines()[:4]
+    assert re.fullmatch(r"\(1, \d, 4096\) \d+", shape)
+    assert 1 < float(perplexity) < 100
+    assert one.startswith("The fox") and other.startswith("The fox")
+
 
 @pytest.mark.browser
-def test_the_javascript_example_runs(page: Page, server: TestServer) -> None:
+def test_the_javascript_example_runs(quick_browser: Browser, server: TestServer) -> None:
+    page = quick_browser.new_page()
     logged: list[str] = []
     page.on("console", lambda message: logged.append(message.text))
     page.on("pageerror", lambda error: logged.append(str(error)))
@@ -52,6 +65,7 @@ def test_the_javascript_example_runs(page: Page, server: TestServer) -> None:
     assert len(page.inner_text("body")) > 8, logged
     assert any(line.startswith("model ") for line in logged)
     assert any("swiftshader f16 passed" in line for line in logged), logged
+    page.context.close()
 
 
 def commands() -> list[list[str]]:
@@ -62,11 +76,13 @@ def commands() -> list[list[str]]:
 
 def test_every_command_line_is_one_that_the_program_takes() -> None:
     found = commands()
-    assert len(found) == 6
+    assert len(found) == 7
     for words in found:
         if words[0] == "python3":
             assert words[2] in build.COMMANDS
-        if words[0] == "gpt2web" or words[2] == "run":
+        if words[:2] == ["gpt2web", "score"]:
+            make_score_parser().parse_args(words[2:])
+        elif words[0] == "gpt2web" or words[2] == "run":
             make_parser().parse_args(words[1 if words[0] == "gpt2web" else 3 :])
 
 
