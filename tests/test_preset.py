@@ -49,7 +49,10 @@ def weights():
 @pytest.fixture
 def folder(tmp_path, weights):
     """A model folder, whole."""
-    folder = tmp_path / "tiny"
+    return write_folder(tmp_path / "tiny", weights)
+
+
+def write_folder(folder, weights):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "merges.txt").write_text(MERGES)
