@@ -7,9 +7,10 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import in_page_api
 import numpy as np
 import pytest
+
+import in_page_api
 import reference
 import test_preset
 from test_api_generate import greedy
