@@ -186,7 +186,7 @@ class Run:
             times=steps,
             copies=[(session.ring, slot * stride, readback, 0, steps * stride)],
         )
-        readback.map()
+        readback.map(steps * stride)
         session.in_flight.append(Submit(readback, steps, time.perf_counter()))
         self.submitted += steps
 

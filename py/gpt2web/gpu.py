@@ -395,10 +395,12 @@ class Readback:
         self._mapped: Any = None
         device.live[id(self)] = size
 
-    def map(self) -> None:
-        """Ask for the contents as they will be after all that is submitted now."""
+    def map(self, size: int | None = None) -> None:
+        """Ask for the first `size` bytes, a multiple of 4, as they will be after all that is
+        submitted now; None asks for all."""
+        size = self.size if size is None else size
         if sys.platform == "emscripten":
-            self._mapped = self.buffer.map_async(wgpu.MapMode.READ)
+            self._mapped = self.buffer.map_async(wgpu.MapMode.READ, 0, size)
             return
         # wgpu-py finds the running event loop by these hooks, and reports to it even once it is
         # closed. This promise belongs to no loop: who takes it may run in another.
@@ -406,7 +408,7 @@ class Readback:
         sys.set_asyncgen_hooks(None, None)
         try:
             # As wgpu-py's own read_buffer does: READ would submit an empty command buffer first.
-            self._mapped = self.buffer.map_async("READ_NOSYNC")
+            self._mapped = self.buffer.map_async("READ_NOSYNC", 0, size)
         finally:
             sys.set_asyncgen_hooks(*hooks)
 

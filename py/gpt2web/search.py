@@ -117,7 +117,7 @@ class Rows:
             copies.append((self.similarities, 0, readback, size, 4 * rows))
             size += 4 * rows
         device.submit(self.short_step if last < kernels.SPLIT else self.long_step, copies=copies)
-        readback.map()
+        readback.map(size)
         session.in_flight.append(Submit(readback, 1, 0.0))
         data = await readback.take(size)
         session.in_flight.popleft()
