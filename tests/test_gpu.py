@@ -57,6 +57,8 @@ def test_a_write_may_begin_anywhere(device):
     tensor = device.tensor((4,), "u32")
     device.write(tensor, np.uint32([7, 8]), offset=8)
     assert tensor.numpy().tolist() == [0, 0, 7, 8]
+    assert np.asarray(tensor).tolist() == [0, 0, 7, 8]
+    assert np.array(tensor, dtype=np.int64).dtype == np.int64
 
 
 def test_live_counts_tensors_until_they_are_destroyed_or_forgotten(device):

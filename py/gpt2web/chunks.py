@@ -84,6 +84,13 @@ class KVCache:
 
         return numpy.asarray(block_on(self.read(), "cache.read")).reshape(self.shape)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """What numpy.asarray(cache) gives: `numpy()`, always a copy."""
+        if copy is False:
+            raise ValueError("a cache lies on the GPU: its values cannot be had without a copy")
+        values = self.numpy()
+        return values if dtype is None else values.astype(dtype)
+
     def write(self, values: memoryview) -> None:
         """Take over values in the layout of `read`, as bytes."""
         data = values.cast("B")

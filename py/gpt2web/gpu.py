@@ -167,6 +167,13 @@ class Tensor:
 
         return numpy.asarray(block_on(self.read(), "tensor.read")).reshape(self.shape)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """What numpy.asarray(tensor) gives: `numpy()`, always a copy."""
+        if copy is False:
+            raise ValueError("a tensor lies on the GPU: its values cannot be had without a copy")
+        values = self.numpy()
+        return values if dtype is None else values.astype(dtype)
+
 
 class Device:
     """One GPU device: makes tensors and kernel calls, keeps each pipeline, counts what is alive."""
