@@ -39,6 +39,16 @@ def test_arrays_come_out_as_plain_lists():
     assert StartEndPacker(3)(np.array(["a", "b"])) == ["a", "b", ""]
 
 
+def test_whole_numbers_in_floats_are_ids():
+    pack = StartEndPacker(4, start_value=1, end_value=2)
+    assert pack(np.array([5, 6], "float32")) == pack([5.0, np.float32(6)]) == [1, 5, 6, 2]
+    assert pack(np.array([[5.0], [6.0]])) == [[1, 5, 2, 0], [1, 6, 2, 0]]
+    assert {type(value) for value in pack([5.0])} == {int}
+    for wrong in (1.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="inputs: wanted ints or strings"):
+            pack([5.0, wrong])
+
+
 @pytest.mark.parametrize("wrong", [5, "air", None, [[[5]]], [5, [6]], np.zeros((1, 1, 1), int)])
 def test_other_shapes_are_refused(wrong):
     with pytest.raises(ValueError, match="inputs: wanted a list, or a list of lists"):
@@ -103,6 +113,17 @@ def test_the_mask_marks_places_and_not_values():
     assert pack([7, 0]) == ([7, 7, 7, 0], [False, False, True, True])
 
 
+def test_a_mask_can_be_asked_for():
+    pack = StartEndPacker(4, start_value=1, end_value=2)
+    assert pack.call_and_return_padding_mask([5]) == ([1, 5, 2, 0], [True, True, True, False])
+    assert pack.call_and_return_padding_mask([[5]], sequence_length=2, add_end_value=False) == (
+        [[1, 5]],
+        [[True, True]],
+    )
+    with pytest.raises(TypeError, match="add_stop_value"):
+        pack.call_and_return_padding_mask([5], add_stop_value=True)
+
+
 # Options of a call
 
 
@@ -146,7 +167,7 @@ def test_a_length_that_is_no_positive_whole_number_is_refused(length):
 
 
 @pytest.mark.parametrize("name", ["start_value", "end_value"])
-@pytest.mark.parametrize("wrong", [1.5, {"a": 1}, [1.5], [None], [[1]], True, b"a"])
+@pytest.mark.parametrize("wrong", [1.5, 1.0, {"a": 1}, [1.5], [None], [[1]], True, b"a"])
 def test_values_of_other_types_are_refused(name, wrong):
     with pytest.raises(ValueError, match=f"{name}: wanted ints or strings"):
         StartEndPacker(5, **{name: wrong})
@@ -206,6 +227,8 @@ def test_packers_survive_a_round_trip_through_json():
         "pad_value": 9,
         "return_padding_mask": True,
         "padding_side": "left",
+        "name": "start_end_packer",
+        "trainable": True,
     }
     clone = StartEndPacker.from_config(config)
     assert clone([5, 6]) == packer([5, 6]) == ([9, 9, 1, 2, 5, 6, 3], [False] * 2 + [True] * 5)
@@ -232,3 +255,27 @@ def test_a_row_that_is_packed_always_has_its_length_its_ends_and_its_mask():
         assert kept == start + row[: length - len(start) - len(end)] + end
         assert mask == sorted(mask, reverse=side == "right")
         assert values.count(99) - kept.count(99) == padding
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "float32",
+        "mixed_float16",
+        None,
+        np.float32,
+        {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "float32"}},
+    ],
+)
+def test_the_arguments_of_every_keras_layer(dtype):
+    packer = StartEndPacker(2, name="ends", trainable=False, dtype=dtype)
+    assert (packer.name, packer.trainable, packer([5])) == ("ends", False, [5, 0])
+    config = packer.get_config()
+    assert (config["name"], config["trainable"]) == ("ends", False)
+    assert StartEndPacker.from_config({**config, "dtype": dtype}).get_config() == config
+
+
+def test_a_dtype_without_a_name_is_refused():
+    for wrong in (5, {}, {"config": "float32"}):
+        with pytest.raises(ValueError, match="dtype: wanted the name of a type"):
+            StartEndPacker(2, dtype=wrong)

@@ -216,6 +216,14 @@ def test_postprocess_drops_what_is_masked_and_special(causal):
     assert causal.generate_postprocess(between) == "airplane"
 
 
+def test_postprocess_takes_whole_numbers_in_floats(causal):
+    mask = np.ones(4, "float32")
+    ids = np.array([6, 1, 3, 6], "float32")
+    assert causal.generate_postprocess({"token_ids": ids, "padding_mask": mask}) == "airplane"
+    with pytest.raises(ValueError, match=r"wanted whole numbers, got 1\.5"):
+        causal.generate_postprocess({"token_ids": [1.5], "padding_mask": [True]})
+
+
 def test_postprocess_reverses_preprocess(causal):
     for texts in (TEXT, [TEXT, "air", "", "air!"]):
         assert causal.generate_postprocess(causal.generate_preprocess(texts)) == texts
@@ -261,3 +269,18 @@ def test_unknown_options_are_type_errors(preprocessor, tokenizer):
         GPT2Preprocessor(tokenizer, padding=True)
     with pytest.raises(TypeError, match="padding"):
         GPT2Preprocessor.from_config({**preprocessor.get_config(), "padding": True})
+
+
+def test_the_arguments_of_every_keras_layer(tokenizer, preprocessor, causal):
+    assert preprocessor.name == "gpt2_preprocessor"
+    assert causal.name == "gpt2_causal_lm_preprocessor"
+    policy = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "float32"}}
+    for cls in (GPT2Preprocessor, GPT2CausalLMPreprocessor):
+        named = cls(tokenizer, 8, name="pack", trainable=False, dtype="float32")
+        assert named("air") == cls(tokenizer, 8)("air")
+        config = named.get_config()
+        assert (config["name"], config["trainable"]) == ("pack", False)
+        assert cls.from_config({**config, "dtype": policy}).get_config() == config
+        assert cls(tokenizer, dtype=None).trainable
+        with pytest.raises(ValueError, match="dtype: wanted the name of a type"):
+            cls(tokenizer, dtype=5)

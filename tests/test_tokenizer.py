@@ -349,12 +349,33 @@ def test_detokenize_takes_ids_lists_lists_of_lists_and_arrays(tokenizer):
 
 
 @pytest.mark.parametrize(
-    "wrong", [[[[1]]], np.zeros((1, 1, 1), int), "air", ["air"], 1.0, [1.0], [[1], 2], None]
+    "wrong", [[[[1]]], np.zeros((1, 1, 1), int), "air", ["air"], 1.5, [1.5], [[1], 2], None]
 )
 def test_detokenize_refuses_everything_else(tokenizer, wrong):
     assert tokenizer.detokenize([1]) == "air"
     with pytest.raises(ValueError, match="to detokenize"):
         tokenizer.detokenize(wrong)
+
+
+def test_whole_numbers_in_floats_are_ids(tokenizer):
+    assert tokenizer.detokenize(np.array([[1, 3], [2, 5]], "float32")) == ["airplane", " airport"]
+    assert tokenizer.detokenize([1.0, np.float32(3)]) == "airplane"
+    assert tokenizer.detokenize(2.0) == " air"
+    assert tokenizer.stream_decoder().push(np.float32(1)) == "air"
+    assert tokenizer.id_to_token(np.float32(2)) == tokenizer.id_to_token(2.0) == "Ġair"
+    for wrong in (1.5, float("nan"), float("inf"), "1"):
+        with pytest.raises(ValueError, match="id: wanted whole numbers"):
+            tokenizer.id_to_token(wrong)
+        with pytest.raises(ValueError, match="to detokenize"):
+            tokenizer.detokenize([1, wrong])
+
+
+def test_a_call_goes_both_ways(tokenizer):
+    assert tokenizer("airplane", mode="tokenize") == tokenizer("airplane") == [1, 3]
+    assert tokenizer([[1.0, 3.0]], mode="detokenize") == ["airplane"]
+    for wrong in ("encode", None):
+        with pytest.raises(ValueError, match='mode: wanted "tokenize" or "detokenize"'):
+            tokenizer("airplane", mode=wrong)
 
 
 def test_unknown_ids_detokenize_to_nothing(tokenizer):
@@ -520,3 +541,20 @@ def test_a_round_trip_before_the_vocabulary_is_set_leaves_it_to_be_set():
 def test_a_config_with_an_unknown_argument_is_a_type_error(tokenizer):
     with pytest.raises(TypeError, match="color"):
         BytePairTokenizer.from_config({**tokenizer.get_config(), "color": 1})
+
+
+def test_the_arguments_of_every_keras_layer():
+    assert BytePairTokenizer().name == "byte_pair_tokenizer"
+    assert GPT2Tokenizer().name == "gpt2_tokenizer"
+    policy = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "int64"}}
+    tokenizer = GPT2Tokenizer(VOCABULARY, MERGES, name="words", trainable=False, dtype=policy)
+    assert (tokenizer.name, tokenizer.trainable, tokenizer.dtype) == ("words", False, "int64")
+    config = tokenizer.get_config()
+    assert (config["name"], config["trainable"], config["dtype"]) == ("words", False, "int64")
+    assert GPT2Tokenizer.from_config({**config, "dtype": policy}).get_config() == config
+    policy["config"]["name"] = "float32"
+    for wrong in (policy, {}, {"config": None}):
+        with pytest.raises(ValueError, match="dtype: wanted"):
+            GPT2Tokenizer(dtype=wrong)
+    with pytest.raises(ValueError, match="name: wanted a string, got 5"):
+        GPT2Tokenizer(name=5)

@@ -1,11 +1,57 @@
-"""What callers pass in, made plain: lists, tuples, arrays with tolist(), whole numbers.
+"""What callers pass in, made plain: lists, tuples, arrays with tolist(), whole numbers, and the
+arguments that every Keras layer takes.
 
 numpy itself is never imported: the page has none.
 """
 
 import operator
+import re
 from array import array
+from collections.abc import Mapping
 from typing import Any
+
+
+class KerasArguments:
+    """The name and trainable of a Keras layer, for classes that have no weights.
+
+    Args:
+        name: kept in the config; the class's name in snake_case unless given.
+        trainable: kept in the config; nothing trains here.
+    """
+
+    def __init__(self, name: str | None = None, trainable: bool = True) -> None:
+        if not isinstance(name, str | None):
+            raise ValueError(f"name: wanted a string, got {name!r}")
+        self.name = name or _snake_case(type(self).__name__)
+        self.trainable = bool(trainable)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"name": self.name, "trainable": self.trainable}
+
+
+def _snake_case(name: str) -> str:
+    """A class's name as Keras's: "GPT2CausalLMPreprocessor" -> "gpt2_causal_lm_preprocessor"."""
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def dtype_name(dtype: Any) -> str | None:
+    """The name of a dtype: a string, a type, numpy's, or a Keras DTypePolicy or its config.
+
+    ValueError: anything else but None.
+    """
+    if dtype is None:
+        return None
+    name = dtype
+    if isinstance(dtype, Mapping):
+        config = dtype.get("config")
+        name = config.get("name") if isinstance(config, Mapping) else None
+    elif not isinstance(dtype, str):
+        name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None)
+    if not isinstance(name, str):
+        raise ValueError(f"dtype: wanted the name of a type, got {dtype!r}")
+    return name
 
 
 def whole_number(value: Any, name: str, minimum: int = 1) -> int:
@@ -19,6 +65,20 @@ def whole_number(value: Any, name: str, minimum: int = 1) -> int:
     return number
 
 
+def whole_id(value: Any, name: str) -> int:
+    """An id as an int, also from a float: TensorFlow.js keeps ids in float32.
+
+    ValueError: anything but a whole number.
+    """
+    value = to_lists(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}: wanted whole numbers, got {value!r}") from None
+
+
 def to_lists(values: Any) -> Any:
     """`values` with every array and tuple in it as a list; all else comes back as it is."""
     if hasattr(values, "tolist"):
@@ -26,6 +86,17 @@ def to_lists(values: Any) -> Any:
     if isinstance(values, list | tuple):
         return [to_lists(value) for value in values]
     return values
+
+
+def whole_numbers(values: Any) -> Any:
+    """`values` with every whole float in it as an int: TensorFlow.js's ids are floats.
+
+    >>> whole_numbers([1.0, [2, 2.5]])
+    [1, [2, 2.5]]
+    """
+    if isinstance(values, list):
+        return [whole_numbers(value) for value in values]
+    return int(values) if isinstance(values, float) and values.is_integer() else values
 
 
 def to_rows(values: Any, name: str) -> tuple[list[list[Any]], bool]:

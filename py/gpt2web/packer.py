@@ -7,10 +7,17 @@ end values is an error, and every option of a call works independently of the ot
 from collections.abc import Mapping
 from typing import Any, Self
 
-from gpt2web.arguments import to_lists, to_rows, whole_number
+from gpt2web.arguments import (
+    KerasArguments,
+    dtype_name,
+    to_lists,
+    to_rows,
+    whole_number,
+    whole_numbers,
+)
 
 
-class StartEndPacker:
+class StartEndPacker(KerasArguments):
     """Cuts or pads sequences to one length, between start and end values.
 
     Args:
@@ -19,6 +26,8 @@ class StartEndPacker:
         pad_value: an int or a str; None means 0, or "" among strings.
         return_padding_mask: give (values, mask); the mask is True where there is no padding.
         padding_side: "right" or "left". Sequences are cut on the right in both.
+        name, trainable: kept in the config, as of every Keras layer.
+        dtype: any; ids are ints all the same.
 
     ValueError: values of other types, or ints beside strings.
 
@@ -35,7 +44,13 @@ class StartEndPacker:
         pad_value: Any = None,
         return_padding_mask: bool = False,
         padding_side: str = "right",
+        *,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: Any = None,
     ) -> None:
+        super().__init__(name, trainable)
+        dtype_name(dtype)
         if padding_side not in ("left", "right"):
             raise ValueError(f'padding_side: wanted "left" or "right", got {padding_side!r}')
         self.sequence_length = whole_number(sequence_length, "sequence_length")
@@ -56,15 +71,28 @@ class StartEndPacker:
         """Pack one sequence (a flat list comes out) or a batch of them (a list of lists).
 
         Args:
-            inputs: ints or strings, as a list or 1-D array, or a list or 2-D array of those;
-                the rows of a batch may have any lengths.
+            inputs: ints (whole numbers as floats do) or strings, as a list or 1-D array, or a
+                list or 2-D array of those; the rows of a batch may have any lengths.
             sequence_length: instead of the packer's own.
             add_start_value, add_end_value: False leaves the value out of this call.
 
         ValueError: a length too small for the start and end values, other types or dimensions.
         """
+        values, mask = self.call_and_return_padding_mask(
+            inputs, sequence_length, add_start_value, add_end_value
+        )
+        return (values, mask) if self.return_padding_mask else values
+
+    def call_and_return_padding_mask(
+        self,
+        inputs: Any,
+        sequence_length: int | None = None,
+        add_start_value: bool = True,
+        add_end_value: bool = True,
+    ) -> tuple[list[Any], list[Any]]:
+        """What a call gives with return_padding_mask, whatever the packer's own is."""
         rows, batched = to_rows(inputs, "inputs")
-        rows = [_values(row, "inputs") for row in rows]
+        rows = [_values(whole_numbers(row), "inputs") for row in rows]
         length = self.sequence_length
         if sequence_length is not None:
             length = whole_number(sequence_length, "sequence_length")
@@ -87,8 +115,6 @@ class StartEndPacker:
             )
         packed = [[*start, *row[:room], *end] for row in rows]
         values = [self._pad(row, pad, length) for row in packed]
-        if not self.return_padding_mask:
-            return values if batched else values[0]
         mask = [self._pad([True] * len(row), False, length) for row in packed]
         return (values, mask) if batched else (values[0], mask[0])
 
@@ -100,6 +126,7 @@ class StartEndPacker:
             "pad_value": self.pad_value,
             "return_padding_mask": self.return_padding_mask,
             "padding_side": self.padding_side,
+            **super().get_config(),
         }
 
     @classmethod

@@ -9,20 +9,22 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Self
 
-from gpt2web.arguments import to_lists, to_rows, whole_number
+from gpt2web.arguments import KerasArguments, dtype_name, to_lists, to_rows, whole_number
 from gpt2web.packer import StartEndPacker
 from gpt2web.tokenizer import BytePairTokenizer, GPT2Tokenizer
 
 TOKENIZERS = {cls.__name__: cls for cls in (BytePairTokenizer, GPT2Tokenizer)}
 
 
-class GPT2Preprocessor:
+class GPT2Preprocessor(KerasArguments):
     """Tokenizes and packs texts into what a GPT2Backbone takes.
 
     Args:
         tokenizer: a GPT2Tokenizer.
         sequence_length: of the rows that come out; may be set later.
         add_start_token, add_end_token: put `<|endoftext|>` before and after every text.
+        name, trainable: kept in the config, as of every Keras layer.
+        dtype: any; ids are ints all the same.
 
     >>> tokenizer = GPT2Tokenizer({"!": 0, "a": 1, "<|endoftext|>": 2}, [])
     >>> GPT2Preprocessor(tokenizer, sequence_length=4)("a")
@@ -35,12 +37,18 @@ class GPT2Preprocessor:
         sequence_length: int = 1024,
         add_start_token: bool = True,
         add_end_token: bool = True,
+        *,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: Any = None,
     ) -> None:
-        for name in ("start_token_id", "end_token_id", "pad_token_id"):
-            if name not in dir(tokenizer):  # hasattr would ask for an id, perhaps not set yet
+        super().__init__(name, trainable)
+        dtype_name(dtype)
+        for attribute in ("start_token_id", "end_token_id", "pad_token_id"):
+            if attribute not in dir(tokenizer):  # hasattr would ask for an id, perhaps not set yet
                 raise ValueError(
                     f"tokenizer: wanted a GPT2Tokenizer, or one with start and end tokens, got "
-                    f"{tokenizer!r} without {name}"
+                    f"{tokenizer!r} without {attribute}"
                 )
         self.tokenizer = tokenizer
         self.sequence_length = sequence_length
@@ -82,6 +90,7 @@ class GPT2Preprocessor:
             "sequence_length": self.sequence_length,
             "add_start_token": self.add_start_token,
             "add_end_token": self.add_end_token,
+            **super().get_config(),
         }
 
     @classmethod

@@ -9,14 +9,13 @@ keras-hub for the classes.
 
 import codecs
 import json
-import operator
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from gpt2web.arguments import to_lists, to_rows, whole_number
+from gpt2web.arguments import KerasArguments, dtype_name, to_lists, to_rows, whole_id, whole_number
 from gpt2web.bpe import BytePairEncoder, from_byte_alphabet
 from gpt2web.vocabulary import (
     Merges,
@@ -31,7 +30,7 @@ VOCABULARY_FILE = "vocabulary.json"
 MERGES_FILE = "merges.txt"
 
 
-class BytePairTokenizer:
+class BytePairTokenizer(KerasArguments):
     """Byte-level byte-pair encoding with any vocabulary.
 
     Args:
@@ -48,6 +47,7 @@ class BytePairTokenizer:
             one id each. None means the class's own special tokens.
         dtype: "int32" or another integer type for ids, "string" for the tokens themselves.
         strict: refuse merges whose parts aren't in the vocabulary.
+        name, trainable: kept in the config, as of every Keras layer.
 
     >>> tokenizer = BytePairTokenizer({"but": 0, "ter": 1}, ["b u", "bu t", "t e", "te r"])
     >>> tokenizer(["butter", "butte"])
@@ -67,7 +67,11 @@ class BytePairTokenizer:
         unsplittable_tokens: Iterable[str] | None = None,
         dtype: Any = "int32",
         strict: bool = False,
+        *,
+        name: str | None = None,
+        trainable: bool = True,
     ) -> None:
+        super().__init__(name, trainable)
         if unsplittable_tokens is None:
             unsplittable_tokens = self._special_tokens
         elif isinstance(unsplittable_tokens, str):
@@ -153,7 +157,7 @@ class BytePairTokenizer:
     def id_to_token(self, id: int) -> str:
         """The token with this id, in the byte alphabet. ValueError when there is none."""
         vocabulary = self._ids()
-        if (token := self._tokens.get(operator.index(id))) is None:
+        if (token := self._tokens.get(whole_id(id, "id"))) is None:
             raise ValueError(f"no token has the id {id}; the vocabulary has {len(vocabulary)}")
         return token
 
@@ -186,9 +190,11 @@ class BytePairTokenizer:
 
     # Text to ids
 
-    def __call__(self, inputs: Any) -> list[Any]:
-        """The same as `tokenize`."""
-        return self.tokenize(inputs)
+    def __call__(self, inputs: Any, mode: str = "tokenize") -> Any:
+        """The same as `tokenize`, or with mode="detokenize" as `detokenize`."""
+        if mode not in ("tokenize", "detokenize"):
+            raise ValueError(f'mode: wanted "tokenize" or "detokenize", got {mode!r}')
+        return self.tokenize(inputs) if mode == "tokenize" else self.detokenize(inputs)
 
     def tokenize(self, inputs: Any) -> list[Any]:
         """The ids of a text (a flat list), or of every text of a list or 1-D array of them.
@@ -255,8 +261,8 @@ class BytePairTokenizer:
     def detokenize(self, inputs: Any) -> Any:
         """The text of an id or a list of ids; a list of texts for a list of lists.
 
-        Arrays of up to two dimensions do as well. Bytes that aren't UTF-8 become U+FFFD, ids
-        outside the vocabulary nothing. ValueError: anything else.
+        Arrays of up to two dimensions do as well, and whole numbers as floats. Bytes that aren't
+        UTF-8 become U+FFFD, ids outside the vocabulary nothing. ValueError: anything else.
         """
         self._ids()
         ids = to_lists(inputs)
@@ -270,10 +276,7 @@ class BytePairTokenizer:
         return StreamDecoder(self)
 
     def _id_bytes(self, token_id: int) -> bytes:
-        try:
-            token_id = operator.index(token_id)
-        except TypeError:
-            raise ValueError(f"wanted whole numbers to detokenize, got {token_id!r}") from None
+        token_id = whole_id(token_id, "ids to detokenize")
         known = self._bytes.get(token_id)
         if known is None:
             if (token := self._tokens.get(token_id)) is None:
@@ -295,6 +298,7 @@ class BytePairTokenizer:
             "unsplittable_tokens": list(self.unsplittable_tokens),
             "dtype": self.dtype,
             "strict": self.strict,
+            **super().get_config(),
         }
 
     @classmethod
@@ -356,11 +360,10 @@ class StreamDecoder:
 
 
 def _dtype_name(dtype: Any) -> str:
-    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None)
-    name = str(name or getattr(dtype, "__name__", dtype))
+    name = dtype_name(dtype)
     if name in ("str", "string"):
         return "string"
-    if not re.fullmatch(r"u?int(8|16|32|64)?", name):
+    if name is None or not re.fullmatch(r"u?int(8|16|32|64)?", name):
         raise ValueError(f'dtype: wanted an integer type or "string", got {dtype!r}')
     return name
 
