@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from adapters import download, new_device, untouched, upload
-from gpt2web import kernels, layer, layers
+from gpt2web import embedding, kernels, layer, layers
 from gpt2web.backbone import GPT2Backbone
 from gpt2web.checkpoint import tensor_shapes
 from gpt2web.gpu import Device, DeviceError, Tensor, block_on
@@ -48,7 +48,7 @@ def randomize(layer, seed=0, scale=0.4):
         name: (
             random.standard_normal(weight.shape) * scale + (1.3 if name.endswith("gamma") else 0)
         ).astype(np.float32)
-        for name, weight in layer.weights.items()
+        for name, weight in layer.named_weights.items()
     }
     layer.set_weights(list(arrays.values()))
     return {name: array.astype(np.float64) for name, array in arrays.items()}
@@ -722,7 +722,7 @@ def test_weights_have_kerass_order_and_shapes():
     decoder = TransformerDecoder(4, 2)
     assert decoder.get_weights() == [] and not decoder.built
     decoder.build((None, None, 6))
-    assert {name: weight.shape for name, weight in decoder.weights.items()} == KERAS_NAMES
+    assert {name: weight.shape for name, weight in decoder.named_weights.items()} == KERAS_NAMES
     assert decoder.count_params() == sum(math.prod(shape) for shape in KERAS_NAMES.values())
     untied = ReverseEmbedding(5, 3, tie_weights=False)
     assert [weight.shape for weight in untied.get_weights()] == [(5, 3), (3, 5)]
@@ -755,9 +755,9 @@ def test_a_weight_can_be_set_by_name_and_the_next_call_uses_it(device):
     name = "feedforward_layer_norm/beta"
     decoder.set_weights({name: w[name] + 1})
     np.testing.assert_allclose(decoder(X).numpy(), before + 1, rtol=1e-5, atol=1e-5)
-    decoder.weights[name].assign(w[name])
+    decoder.named_weights[name].assign(w[name])
     np.testing.assert_array_equal(decoder(X).numpy(), before)
-    np.testing.assert_array_equal(np.asarray(decoder.weights[name]), np.float32(w[name]))
+    np.testing.assert_array_equal(np.asarray(decoder.named_weights[name]), np.float32(w[name]))
     for name in w:  # each one counts, the norms' own too; but for the bias of the keys: softmax
         if name == "self_attention/key/bias":
             continue
@@ -802,6 +802,76 @@ def test_weights_of_an_unbuilt_layer_that_do_not_fit_leave_it_unbuilt(device):
     assert position(np.zeros((1, 2, 5))).shape == (1, 2, 5)
 
 
+def test_weights_are_a_list_in_keras_order_and_by_name():
+    decoder = TransformerDecoder(5, 2)
+    assert decoder.weights == decoder.trainable_weights == []
+    decoder.build((1, 1, 6))
+    assert [weight.name for weight in decoder.weights] == list(decoder.named_weights)
+    assert decoder.weights[0] is decoder.named_weights["self_attention/query/kernel"]
+    assert decoder.weights[0].name == "self_attention/query/kernel"
+    assert [len(w.shape) for w in decoder.weights[-2:]] == [1, 1]
+    assert decoder.variables == decoder.trainable_variables == decoder.trainable_weights
+    assert decoder.trainable_weights == decoder.weights and decoder.non_trainable_weights == []
+    decoder.trainable = False
+    assert decoder.trainable_weights == decoder.trainable_variables == []
+    assert decoder.non_trainable_weights == decoder.non_trainable_variables == decoder.variables
+
+
+def test_output_shapes_are_known_before_a_call(device):
+    attention = CachedMultiHeadAttention(2, 3)
+    assert attention.compute_output_shape((None, 4, 6), (None, 5, 7)) == (None, 4, 6)
+    attention = CachedMultiHeadAttention(2, 3, output_shape=(8, 9), device=device)
+    shape = attention.computeOutputShape(queryShape=[2, 4, 6], valueShape=[2, 5, 7])
+    assert shape == (2, 4, 8, 9) == attention(draws(2, 4, 6), draws(2, 5, 7)).shape
+    assert TransformerDecoder(5, 2).compute_output_shape([2, None, 6]) == (2, None, 6)
+    assert PositionEmbedding(3).computeOutputShape([2, 3, 6]) == (2, 3, 6)
+    table = ReverseEmbedding(5, 3)
+    assert table.compute_output_shape((2, None)) == (2, None, 3)
+    assert table.compute_output_shape((2, None, 3), reverse=True) == (2, None, 5)
+    assert ReverseEmbedding(table).compute_output_shape((2, 4, 3)) == (2, 4, 5)
+
+
+def test_apply_calls_with_keywords_in_tensorflowjs_way_too(device):
+    layer = ReverseEmbedding(5, 3, device=device)
+    x = draws(2, 3)
+    for logits in (layer.apply(x, reverse=True), layer.apply(x, {"reverse": True})):
+        assert_close(logits, layer(x, reverse=True).numpy())
+
+
+def test_dtypes_of_the_name_float32_are_taken():
+    policy = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "float32"}}
+    for dtype in (None, "float32", np.float32, np.dtype("float32"), policy, {"name": "float32"}):
+        assert PositionEmbedding(3, dtype=dtype).get_config()["dtype"] == "float32"
+    for wrong in (np.float16, "mixed_float16", {"config": {"name": "bfloat16"}}, {}, 32):
+        with pytest.raises(ValueError, match="dtype: all arithmetic is in float32, got"):
+            PositionEmbedding(3, dtype=wrong)
+
+
+def test_each_name_of_the_embedding_is_its_default_name():
+    assert ReverseEmbedding(5, 3).name == "reverse_embedding"
+    assert layers.ReversibleEmbedding(5, 3).name == "reversible_embedding"
+    assert isinstance(ReverseEmbedding(5, 3), layers.ReversibleEmbedding)
+
+
+@pytest.mark.parametrize("piece", [4 << 20, 100])  # rows of 24 bytes: at once, or by fours
+def test_a_backbones_table_is_read_from_the_gpu(device, monkeypatch, piece):
+    monkeypatch.setattr(embedding, "PIECE_BYTES", piece)
+    backbone = GPT2Backbone(11, 1, 2, 6, 8, max_sequence_length=4, device=device)
+    layer = backbone.token_embedding
+    rows = layer(np.arange(11)).numpy()
+    table = layer.embeddings
+    assert table.shape == (11, 6)
+    np.testing.assert_array_equal(table.numpy(), rows)
+    np.testing.assert_array_equal(np.asarray(asyncio.run(table.read())), rows)
+    assert_close(ReverseEmbedding(table)(rows), rows @ rows.T)  # tied as to the backbone
+    with pytest.raises(ValueError, match="use the backbone's load_weights"):
+        layer.embeddings = rows
+    copied = ReverseEmbedding(11, 6, device=device)
+    copied.embeddings = table
+    np.testing.assert_array_equal(copied.embeddings.numpy(), rows)
+    backbone.destroy()
+
+
 def statistics(initializer, shape=(60, 70)):
     values = np.frombuffer(draw(initializer, shape, "x"), np.float32)
     return float(values.mean()), float(values.std()), float(np.abs(values).max())
@@ -834,7 +904,7 @@ def test_an_initializers_options_are_kept_and_not_rebuilt_from_its_name():
     narrow = {"class_name": "RandomNormal", "config": {"mean": 1.0, "stddev": 0.02, "seed": None}}
     decoder = TransformerDecoder(50, 2, kernel_initializer=narrow, bias_initializer="ones")
     decoder.build((1, 1, 40))
-    for name, weight in decoder.weights.items():
+    for name, weight in decoder.named_weights.items():
         values = weight.numpy()
         if name.endswith("kernel"):
             assert abs(values.std() / 0.02 - 1) < 0.1 and abs(values.mean() - 1) < 0.01, name
@@ -1256,11 +1326,16 @@ def test_a_call_blocks_inside_a_running_loop_too(device):
     "make",
     [
         lambda: PositionEmbedding(3),
-        lambda: ReverseEmbedding(3, 2),
+        lambda: layers.ReversibleEmbedding(3, 2),
         lambda: CachedMultiHeadAttention(2, 3),
         lambda: TransformerDecoder(4, 2),
     ],
-    ids=["PositionEmbedding", "ReverseEmbedding", "CachedMultiHeadAttention", "TransformerDecoder"],
+    ids=[
+        "PositionEmbedding",
+        "ReversibleEmbedding",
+        "CachedMultiHeadAttention",
+        "TransformerDecoder",
+    ],
 )
 def test_in_the_page_the_plain_call_names_its_twin(monkeypatch, make):
     layer = make()

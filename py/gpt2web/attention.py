@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from gpt2web import kernels
 from gpt2web.arguments import array_shape, whole_number
 from gpt2web.gpu import Device, Dispatch, Tensor, blocking
-from gpt2web.layer import Layer, dense, either_case, sequence_shape, to_tensor
+from gpt2web.layer import Layer, Shape, dense, either_case, sequence_shape, to_tensor
 from gpt2web.masks import mask_words
 from gpt2web.variables import Initializer, Variable, check_initializer
 
@@ -106,7 +106,7 @@ class CachedMultiHeadAttention(Layer):
         key_shape = key_shape or value_shape
         output_shape = self.output_shape or (query_shape[-1],)
         heads, key_dim, value_dim = self.num_heads, self.key_dim, self.value_dim
-        self.weights = {}
+        self.named_weights = {}
         for name, shape, kept in (
             ("query", (query_shape[-1], heads, key_dim), 1),
             ("key", (key_shape[-1], heads, key_dim), 1),
@@ -120,13 +120,20 @@ class CachedMultiHeadAttention(Layer):
     def _add(
         self, name: str, shape: tuple[int, ...], initializer: Initializer, rows: int | None = None
     ) -> None:
-        self.weights[name] = Variable(name, shape, initializer, rows)
+        self.named_weights[name] = Variable(name, shape, initializer, rows)
 
     def _build_for(self, shapes: Sequence[tuple[int, ...]]) -> None:
         step = 2 if self.use_bias else 1
         widths = [shape[:1] or (1,) for shape in shapes[: 3 * step : step]]
         if len(widths) == 3:
             self.build(widths[0], widths[2], widths[1])
+
+    @either_case
+    def compute_output_shape(
+        self, query_shape: Sequence[int | None], value_shape: Any = None, key_shape: Any = None
+    ) -> Shape:
+        """The query's, with `output_shape` for its last axis where that was given."""
+        return (*query_shape[:-1], *(self.output_shape or query_shape[-1:]))
 
     @either_case
     async def call_async(
@@ -243,7 +250,7 @@ class CachedMultiHeadAttention(Layer):
         if not self.built:
             self.build((query,), (value,), (key,))
         for name, width in (("query", query), ("key", key), ("value", value)):
-            built = self.weights[f"{name}/kernel"].shape[0]
+            built = self.named_weights[f"{name}/kernel"].shape[0]
             if width != built:
                 raise ValueError(
                     f"{name}: this layer was built for a width of {built}, got {width}"
@@ -304,8 +311,8 @@ class CachedMultiHeadAttention(Layer):
         self, calls: list[Dispatch], source: Tensor, name: str, residual: Tensor | None = None
     ) -> Tensor:
         device = source.device
-        weight = self.weights[f"{name}/kernel"].matrix(device)
-        bias = self.weights.get(f"{name}/bias")
+        weight = self.named_weights[f"{name}/kernel"].matrix(device)
+        bias = self.named_weights.get(f"{name}/bias")
         vector = bias.vector(device) if bias else device.tensor((weight.columns,))
         return dense(calls, source, weight, vector, residual)
 

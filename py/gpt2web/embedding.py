@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from gpt2web import kernels
 from gpt2web.arguments import array_shape, whole_number
 from gpt2web.config import GPT2Config
-from gpt2web.gpu import Device, Dispatch, Tensor, blocking
+from gpt2web.gpu import Device, Dispatch, Tensor, block_on, blocking, shaped
 from gpt2web.kernels import Weight
-from gpt2web.layer import Layer, dense, either_case, to_cpu, to_tensor
-from gpt2web.variables import Initializer, Variable, check_initializer, to_f32
+from gpt2web.layer import Layer, Shape, dense, either_case, to_cpu, to_tensor
+from gpt2web.variables import PIECE_BYTES, Initializer, Variable, check_initializer, to_f32
 from gpt2web.weights import Weights
 
 
@@ -50,10 +50,15 @@ class PositionEmbedding(Layer):
         """Make the weight, for inputs of a shape [..., length, features]."""
         shape = (self.sequence_length, input_shape[-1])
         name = "position_embeddings"
-        self.weights = {name: Variable(name, shape, self.initializer, shape[0])}
+        self.named_weights = {name: Variable(name, shape, self.initializer, shape[0])}
 
     def _build_for(self, shapes: Sequence[tuple[int, ...]]) -> None:
         self.build(shapes[0] or (1,))
+
+    @either_case
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> Shape:
+        """The inputs'."""
+        return tuple(input_shape)
 
     @property
     def position_embeddings(self) -> Variable:
@@ -115,7 +120,41 @@ class TokenEmbedding(Protocol):
     async def ready(self) -> tuple[Device, Weights]: ...
 
 
-class ReverseEmbedding(Layer):
+class BackboneTable(Variable):
+    """A GPT2Backbone's token embedding [vocabulary, hidden], read from its GPU whenever it is asked
+    for: by `numpy()` and `value` natively, by `await read()` everywhere."""
+
+    def __init__(self, backbone: TokenEmbedding) -> None:
+        config = backbone.config
+        shape = (config.vocabulary_size, config.hidden_dim)
+        super().__init__("embeddings", shape, "zeros", shape[0])
+        self.backbone = backbone
+
+    async def read(self) -> memoryview:
+        """The values as a memoryview of `shape`, format "f"."""
+        device, weights = await self.backbone.ready()
+        count, width = self.shape
+        step = max(1, PIECE_BYTES // (4 * width))
+        rows = bytearray()
+        for first in range(0, count, step):
+            ids = list(range(first, min(first + step, count)))
+            piece = _look_up(device, weights.matrices["wte.weight"], ids, (len(ids), width))
+            rows += await device.read(piece, 4 * piece.size)
+        view: memoryview = shaped(memoryview(rows).toreadonly(), self.shape, "f")
+        return view
+
+    @property
+    def data(self) -> bytes:
+        return block_on(self.read(), "embeddings.read").tobytes()
+
+    def take(self, data: bytes) -> None:
+        raise ValueError(
+            "embeddings: this table is a GPT2Backbone's; use the backbone's load_weights, or give "
+            "ReverseEmbedding an array, which it copies"
+        )
+
+
+class ReversibleEmbedding(Layer):
     """An embedding that also runs in reverse, from hidden states to logits: GPT-2's tied head.
 
     Keras's ReversibleEmbedding, and TensorFlow.js's ReverseEmbedding(embedding).
@@ -159,9 +198,11 @@ class ReverseEmbedding(Layer):
         self._backbone: TokenEmbedding | None = None
         self.reverse_by_default = embedding is not None
         shared: Variable | None = None
-        if isinstance(embedding, ReverseEmbedding):
+        if isinstance(embedding, BackboneTable):
+            embedding = embedding.backbone
+        if isinstance(embedding, ReversibleEmbedding):
             self._backbone = embedding._backbone
-            shared = embedding.weights.get("embeddings")
+            shared = embedding.named_weights.get("embeddings")
             shape: tuple[Any, ...] = (embedding.input_dim, embedding.output_dim)
         elif isinstance(embedding, Variable) and len(embedding.shape) == 2:
             shared, shape = embedding, embedding.shape
@@ -195,13 +236,13 @@ class ReverseEmbedding(Layer):
         self.reverse_dtype = reverse_dtype
         self.logit_soft_cap = logit_soft_cap
         if self._backbone is None:
-            self.weights["embeddings"] = shared or Variable(
+            self.named_weights["embeddings"] = shared or Variable(
                 "embeddings", shape, self.embeddings_initializer, self.input_dim
             )
             if embedding is not None and shared is None:
                 self.embeddings = embedding
         if not self.tie_weights:
-            self.weights["reverse_embeddings"] = Variable(
+            self.named_weights["reverse_embeddings"] = Variable(
                 "reverse_embeddings", shape[::-1], self.embeddings_initializer, self.output_dim
             )
 
@@ -219,14 +260,27 @@ class ReverseEmbedding(Layer):
     def build(self, input_shape: Any = None) -> None:
         """Does nothing: the constructor knows all shapes."""
 
+    @either_case
+    def compute_output_shape(
+        self, input_shape: Sequence[int | None], reverse: bool | None = None
+    ) -> Shape:
+        """[..., output_dim] of ids [...]; in reverse [..., input_dim] of vectors; `reverse` is as
+        call takes it."""
+        if self.reverse_by_default if reverse is None else reverse:
+            return (*input_shape[:-1], self.input_dim)
+        return (*input_shape, self.output_dim)
+
     @property
     def embeddings(self) -> Variable:
-        """The table [input_dim, output_dim]; may be set to an array."""
+        """The table [input_dim, output_dim]; may be set to an array, unless it is a backbone's,
+        which is read from the GPU."""
+        if self._backbone is not None:
+            return BackboneTable(self._backbone)
         return self._weight("embeddings")
 
     @embeddings.setter
     def embeddings(self, values: Any) -> None:
-        self._weight("embeddings").assign(values)
+        self.embeddings.assign(values)
 
     @property
     def reverse_embeddings(self) -> Variable:
@@ -287,6 +341,10 @@ class ReverseEmbedding(Layer):
             return device, weights.matrices["wte.weight"]
         device = await self._device_of(*inputs)
         return device, self.embeddings.matrix(device, transposed=True)
+
+
+class ReverseEmbedding(ReversibleEmbedding):
+    """TensorFlow.js's name of ReversibleEmbedding, which tells all about it."""
 
 
 def _ids(values: Any, count: int, name: str) -> list[int]:

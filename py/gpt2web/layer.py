@@ -15,6 +15,7 @@ from gpt2web.variables import Variable, snake_case, to_f32
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Shape = tuple[int | None, ...]  # None: not known yet, as in Keras
 
 _default: Device | None = None
 
@@ -60,7 +61,7 @@ class Layer:
     Args:
         name: kept in the config; the class's name in snake_case unless given.
         trainable: kept in the config; nothing trains here.
-        dtype: "float32", which all arithmetic is in.
+        dtype: "float32", which all arithmetic is in; numpy's type or a Keras policy of this name.
         device: a gpu.Device; None follows the inputs, or takes default_device().
 
     Raises TypeError for arguments that the layer does not have, ValueError for values.
@@ -80,14 +81,12 @@ class Layer:
                 raise TypeError(
                     f"{type(self).__name__} has no argument {argument!r} (this is inference only)"
                 )
-        if isinstance(dtype, Mapping):  # a Keras DTypePolicy's config
-            dtype = dtype.get("config", {}).get("name")
-        if dtype not in (None, "float32"):
+        if dtype is not None and _dtype_name(dtype) != "float32":
             raise ValueError(f"dtype: all arithmetic is in float32, got {dtype!r}")
         self.name = name or snake_case(type(self).__name__)
         self.trainable = trainable
         self.device = device
-        self.weights: dict[str, Variable] = {}
+        self.named_weights: dict[str, Variable] = {}
 
     # Config.
 
@@ -103,24 +102,45 @@ class Layer:
     # Weights.
 
     @property
+    def weights(self) -> list[Variable]:
+        """All weights in Keras's order; `named_weights` has them by name."""
+        return list(self.named_weights.values())
+
+    variables = weights
+
+    @property
+    def trainable_weights(self) -> list[Variable]:
+        """All weights, or none where `trainable` is False, as Keras has it; nothing trains here."""
+        return self.weights if self.trainable else []
+
+    trainable_variables = trainable_weights
+
+    @property
+    def non_trainable_weights(self) -> list[Variable]:
+        """The weights that are not among trainable_weights."""
+        return [] if self.trainable else self.weights
+
+    non_trainable_variables = non_trainable_weights
+
+    @property
     def built(self) -> bool:
         """Whether it has its weights: they come with the first call, build or set_weights."""
-        return bool(self.weights)
+        return bool(self.named_weights)
 
     def count_params(self) -> int:
         """Numbers in all weights."""
-        return sum(math.prod(weight.shape) for weight in self.weights.values())
+        return sum(math.prod(weight.shape) for weight in self.named_weights.values())
 
     def get_weights(self) -> list[memoryview]:
         """Copies of all weights in Keras's order, each a memoryview of its shape (numpy.asarray
         and .tolist() take it). Empty before the layer is built."""
-        return [weight.value for weight in self.weights.values()]
+        return [weight.value for weight in self.named_weights.values()]
 
     def set_weights(self, weights: Sequence[Any] | Mapping[str, Any]) -> None:
         """Take over weights: all of them in Keras's order, or, once it is built, any by name.
 
         Args:
-            weights: arrays or nested lists, in a list or by the names in `self.weights`. A list
+            weights: arrays or nested lists, in a list or by their names in `named_weights`. A list
                 builds a layer that is not built yet.
 
         Raises ValueError for another number of them, an unknown name, or a shape that does not fit;
@@ -129,29 +149,42 @@ class Layer:
         was_built = self.built
         try:
             given = self._by_name(weights)
-            data = {name: self.weights[name].converted(value) for name, value in given.items()}
+            data = {
+                name: self.named_weights[name].converted(value) for name, value in given.items()
+            }
         except ValueError:
             if not was_built:
-                self.weights = {}
+                self.named_weights = {}
             raise
         for name, values in data.items():
-            self.weights[name].take(values)
+            self.named_weights[name].take(values)
 
     def _by_name(self, weights: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(weights, Mapping):
-            unknown = [name for name in weights if name not in self.weights]
+            unknown = [name for name in weights if name not in self.named_weights]
             if unknown:
-                has = ", ".join(self.weights) or "none before it is built"
+                has = ", ".join(self.named_weights) or "none before it is built"
                 raise ValueError(f"{self.name} has no weight {unknown[0]!r}; it has {has}")
             return dict(weights)
         if not self.built and len(weights):
             self._build_for([array_shape(weight) for weight in weights])
-        if len(weights) != len(self.weights):
-            has = f"{len(self.weights)} weights ({', '.join(self.weights)})"
+        if len(weights) != len(self.named_weights):
+            has = f"{len(self.named_weights)} weights ({', '.join(self.named_weights)})"
             raise ValueError(f"{self.name} has {has}, got {len(weights)}")
-        return dict(zip(self.weights, weights, strict=True))
+        return dict(zip(self.named_weights, weights, strict=True))
 
     # TensorFlow.js's spelling.
+
+    def apply(self, *arguments: Any, **options: Any) -> Any:
+        """The same as call; keywords may also come last as a dict: apply(x, {"reverse": True})."""
+        if arguments and isinstance(arguments[-1], Mapping):
+            *arguments, keywords = arguments  # type: ignore[assignment]
+            options = {**keywords, **options}
+        return self.call(*arguments, **options)
+
+    def computeOutputShape(self, *shapes: Any, **options: Any) -> Shape:
+        """The same as compute_output_shape."""
+        return self.compute_output_shape(*shapes, **options)
 
     def getConfig(self) -> dict[str, Any]:
         """The same as get_config."""
@@ -165,20 +198,21 @@ class Layer:
         """Build as the shapes of all weights, in order, ask for; nothing where that cannot be."""
 
     def _weight(self, name: str) -> Variable:
-        if name not in self.weights:
+        if name not in self.named_weights:
             raise ValueError(
                 f"{self.name} has no weights yet: call it, build it, or set_weights first"
             )
-        return self.weights[name]
+        return self.named_weights[name]
 
     def destroy(self) -> None:
         """Free what the layer has on the GPU; its weights stay on the CPU."""
-        for weight in self.weights.values():
+        for weight in self.named_weights.values():
             weight.destroy()
 
     # Calls.
 
     call: Callable[..., Any]  # call_async, natively, to its end
+    compute_output_shape: Callable[..., Shape]  # of the inputs' shapes
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """The same as call."""
@@ -196,6 +230,13 @@ class Layer:
                     )
                 found = tensor.device
         return found or await default_device()
+
+
+def _dtype_name(dtype: Any) -> Any:
+    """The name of a numpy type, a Keras DTypePolicy or its config; all else as it is."""
+    if isinstance(dtype, Mapping):
+        dtype = (dtype.get("config") or dtype).get("name")
+    return getattr(dtype, "name", getattr(dtype, "__name__", dtype))
 
 
 def to_tensor(device: Device, values: Any, name: str) -> Tensor:

@@ -19,11 +19,12 @@ from gpt2web.attention import (
     check_training,
     to_cache,
 )
-from gpt2web.embedding import PositionEmbedding, ReverseEmbedding
+from gpt2web.embedding import PositionEmbedding, ReverseEmbedding, ReversibleEmbedding
 from gpt2web.gpu import Dispatch, Tensor, blocking
 from gpt2web.kernels import Norm
 from gpt2web.layer import (
     Layer,
+    Shape,
     copy_to,
     default_device,
     dense,
@@ -55,8 +56,6 @@ __all__ = [
     "merge_padding_and_attention_mask",
     "set_default_device",
 ]
-
-ReversibleEmbedding = ReverseEmbedding  # Keras's name
 
 # What Keras and TensorFlow.js call them -> kernels.ACTIVATIONS
 ACTIVATIONS = {
@@ -162,15 +161,21 @@ class TransformerDecoder(Layer):
             ("feedforward_layer_norm/gamma", (hidden,), "ones"),
             ("feedforward_layer_norm/beta", (hidden,), "zeros"),
         ]
-        self.weights = {
-            f"self_attention/{name}": weight for name, weight in self.self_attention.weights.items()
-        }
+        self.named_weights = {}
+        for weight in self.self_attention.weights:
+            weight.name = f"self_attention/{weight.name}"
+            self.named_weights[weight.name] = weight
         for name, shape, initializer in parts:
             rows = shape[0] if len(shape) == 2 else None
-            self.weights[name] = Variable(name, shape, initializer, rows)
+            self.named_weights[name] = Variable(name, shape, initializer, rows)
 
     def _build_for(self, shapes: Sequence[tuple[int, ...]]) -> None:
         self.build(shapes[0][:1] or (0,))
+
+    @either_case
+    def compute_output_shape(self, decoder_sequence_shape: Sequence[int | None]) -> Shape:
+        """decoder_sequence's."""
+        return tuple(decoder_sequence_shape)
 
     @either_case
     async def call_async(
@@ -271,15 +276,17 @@ class TransformerDecoder(Layer):
     call = blocking(call_async)
 
     def _norm(self, calls: list[Dispatch], x: Tensor, block: str) -> Tensor:
-        gamma, beta = (self.weights[f"{block}_layer_norm/{name}"] for name in ("gamma", "beta"))
+        gamma, beta = (
+            self.named_weights[f"{block}_layer_norm/{name}"] for name in ("gamma", "beta")
+        )
         norm = Norm(gamma.vector(x.device), beta.vector(x.device))
         return layer_norm(calls, x, norm, self.layer_norm_epsilon)
 
     def _dense(
         self, calls: list[Dispatch], source: Tensor, name: str, residual: Tensor | None = None
     ) -> Tensor:
-        weight = self.weights[f"{name}/kernel"].matrix(source.device)
-        bias = self.weights[f"{name}/bias"].vector(source.device)
+        weight = self.named_weights[f"{name}/kernel"].matrix(source.device)
+        bias = self.named_weights[f"{name}/bias"].vector(source.device)
         return dense(calls, source, weight, bias, residual)
 
 
