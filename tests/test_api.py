@@ -140,7 +140,7 @@ BAD_INPUTS = {
     "ragged": ([[1, 2], [3]], "wanted a batch of rows of one length"),
     "text": ("abc", "wanted a batch"),
     "nothing": (None, "wanted a batch"),
-    "floats": (np.array([[1.0]]), "wanted ids of 0 to 96, got 1.0"),
+    "floats": (np.array([[1.5]]), "wanted ids of 0 to 96, got 1.5"),
     "booleans": ([[True]], "wanted ids of 0 to 96, got True"),
     "negative": ([[1, -1]], "wanted ids of 0 to 96, got -1"),
     "beyond the vocabulary": ([[97]], "wanted ids of 0 to 96, got 97"),
@@ -179,7 +179,11 @@ def test_a_backbone_says_its_sizes_and_comes_back_from_its_config():
     assert backbone.name == "gpt2_backbone"
     assert backbone.count_params() == 142
     config = backbone.get_config()
-    assert config == {**fields, "layer_norm_epsilon": 1e-5}
+    keras = {"name": "gpt2_backbone", "trainable": True, "dtype": "float32"}
+    assert config == {**keras, **fields, "layer_norm_epsilon": 1e-5}
+    assert GPT2Backbone(**fields, name="b", dtype="float16").precision == "f16"
+    with pytest.raises(ValueError, match="dtype is one of float32, float16, got 'int8'"):
+        GPT2Backbone(**fields, dtype="int8")
     for again in (GPT2Backbone.from_config(config), GPT2Backbone.from_config(backbone.config)):
         assert again.config == backbone.config
     with pytest.raises(TypeError, match="num_lairs"):

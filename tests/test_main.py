@@ -220,14 +220,17 @@ def test_says_that_the_context_is_full(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("kind", [ValueError, DeviceError, CheckpointError, OSError])
+@pytest.mark.parametrize(
+    ("kind", "status"), [(ValueError, 2), (DeviceError, 1), (CheckpointError, 1), (OSError, 1)]
+)
 def test_a_failure_is_one_sentence_and_frees_the_model(
-    model: type[FakeModel], capsys: pytest.CaptureFixture[str], kind: type[Exception]
+    model: type[FakeModel], capsys: pytest.CaptureFixture[str], kind: type[Exception], status: int
 ) -> None:
-    model.error = kind("the sentence")
-    assert main(["Hi"]) == 1
+    model.error = kind("top_k in the sentence")
+    assert main(["Hi"]) == status
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "gpt2web: the sentence\n")
+    named = "--top-k" if kind is ValueError else "top_k"
+    assert (captured.out, captured.err) == ("", f"gpt2web: {named} in the sentence\n")
     assert model.calls[-1] == ("closed", None)
 
 
@@ -247,6 +250,21 @@ def test_wrong_arguments_end_with_status_2(
         main(arguments)
     assert ended.value.code == 2
     assert "usage: gpt2web" in capsys.readouterr().err
+
+
+def test_an_argument_that_is_not_utf_8_is_refused(
+    model: type[FakeModel], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([b"caf\xe9".decode("utf-8", "surrogateescape")]) == 2
+    assert capsys.readouterr().err == "gpt2web: the prompt is not UTF-8 text\n"
+
+
+def test_without_a_standard_output_it_still_ends_cleanly(
+    model: type[FakeModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["Hi"]) == 0
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,7 +311,7 @@ def test_score_names_a_file_that_is_not_there_or_no_text(
         missing: (1, "No such file or directory"),
         str(tmp_path): (1, "Is a directory"),
         binary: (2, "is not UTF-8: byte 0xff at offset 2; convert it first, for example with "),
-        empty: (1, "has no token to score: it is empty, or has only one"),
+        empty: (2, "has no token to score: it is empty, or has only one"),
     }
     for file, (status, sentence) in sentences.items():
         assert main(["score", file]) == status
@@ -303,16 +321,19 @@ def test_score_names_a_file_that_is_not_there_or_no_text(
     assert [name for name, _ in model.calls] == ["model", "score", "closed"]  # of the empty file
 
 
-@pytest.mark.parametrize("kind", [ValueError, DeviceError, CheckpointError, OSError])
+@pytest.mark.parametrize(
+    ("kind", "status"), [(ValueError, 2), (DeviceError, 1), (CheckpointError, 1), (OSError, 1)]
+)
 def test_a_score_that_fails_is_one_sentence_and_frees_the_model(
     model: type[FakeModel],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     kind: type[Exception],
+    status: int,
 ) -> None:
     (tmp_path / "text").write_text("abc")
     model.error = kind("the sentence")
-    assert main(["score", str(tmp_path / "text")]) == 1
+    assert main(["score", str(tmp_path / "text")]) == status
     assert capsys.readouterr() == ("", "gpt2web: the sentence\n")
     assert model.calls[-1] == ("closed", None)
 
@@ -360,7 +381,7 @@ def test_without_wgpu_there_is_help_and_a_way_to_install_it() -> None:
     assert "usage:" in helped.stdout
     refused = subprocess.run([*asked, "Hi"], capture_output=True, text=True, timeout=20)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr == "gpt2web: wgpu is not installed: pip install 'gpt2web[native]'\n"
+    assert refused.stderr == "gpt2web: wgpu is not installed: pip install wgpu==0.32.0\n"
 
 
 def start_endless(**streams: Any) -> subprocess.Popen[bytes]:

@@ -232,6 +232,16 @@ def test_the_keyboard_is_enough(writer: Page) -> None:
 
 
 @pytest.mark.browser
+def test_stopping_before_the_first_token_is_no_problem(writer: Page) -> None:
+    writer.fill("#prompt", "The fox " * 60)  # the prompt itself takes a while
+    writer.keyboard.press("Control+Enter")
+    writer.keyboard.press("Escape")
+    expect(writer.locator("#generate")).to_be_enabled(timeout=WRITE_MS)
+    expect(writer.locator("#problem")).to_be_hidden()
+    expect(writer.locator("#figure-first")).to_have_text("–")
+
+
+@pytest.mark.browser
 def test_the_seed_that_was_drawn_can_be_used_again(writer: Page) -> None:
     writer.fill("#seed", "")
     writer.fill("#max-new-tokens", "3")

@@ -4,7 +4,7 @@
 import { loadPyodide } from "./pyodide/pyodide.mjs";
 
 const here = new URL("./", import.meta.url);
-const post = (message) => postMessage(message.toJs({ dict_converter: Object.fromEntries }));
+const post = (message) => postMessage(withNull(message.toJs({ dict_converter: Object.fromEntries })));
 
 const starting = start();
 starting.catch(() => {}); // told to whoever asks, below
@@ -58,6 +58,15 @@ async function get(path) {
   const response = await fetch(new URL(path, here));
   if (response.ok) return response;
   throw named("LoadError", `${path} could not be fetched: the server answered ${response.status}.`);
+}
+
+/** Python's None arrives as undefined; the messages say null. */
+function withNull(value) {
+  if (value === undefined) return null;
+  if (value !== null && typeof value === "object") {
+    for (const key of Object.keys(value)) value[key] = withNull(value[key]);
+  }
+  return value;
 }
 
 function named(name, message) {

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -129,8 +130,10 @@ def make_score_parser() -> argparse.ArgumentParser:
 
 def read_prompt(given: str | None) -> str:
     """The prompt from the argument or from standard input. Refusal: there is none, or not UTF-8."""
-    if given not in (None, "-"):
-        return given or ""
+    if given is not None and given != "-":
+        if any("\ud800" <= letter <= "\udfff" for letter in given):
+            raise Refusal("the prompt is not UTF-8 text")
+        return given
     if sys.stdin is None or (given is None and sys.stdin.isatty()):
         raise Refusal("no prompt: give one as an argument, or - to read standard input")
     data = sys.stdin.buffer.read()
@@ -273,14 +276,22 @@ def run(options: argparse.Namespace, scoring: bool) -> int:
         return 2
     except BrokenPipeError:
         raise
-    except (CheckpointError, DeviceError, ValueError, OSError) as error:
+    except (CheckpointError, DeviceError, OSError) as error:
         note(str(error))
         return 1
+    except ValueError as error:  # an option's value, told under the name it has here
+        names = "|".join(STREAM_OPTIONS)
+        note(re.sub(rf"\b({names})\b", lambda m: "--" + m[1].replace("_", "-"), str(error)))
+        return 2
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The entry point; returns the exit status."""
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # Windows would take the code page
     arguments = sys.argv[1:] if arguments is None else arguments

@@ -7,13 +7,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gpt2web import kernels
-from gpt2web.arguments import to_lists, to_rows
+from gpt2web.arguments import to_lists, to_rows, whole_numbers
 from gpt2web.chunks import uncached_states
 from gpt2web.config import GPT2Config
 from gpt2web.embedding import ReverseEmbedding
 from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, blocking
 from gpt2web.turn import Turn
 from gpt2web.weights import ArrayCheckpoint, Progress, Source, Weights
+
+PRECISIONS = {"float32": "f32", "float16": "f16"}
 
 
 class GPT2Backbone:
@@ -24,6 +26,7 @@ class GPT2Backbone:
             sizes; attributes of the same names hold them, and `config` all of it.
         dropout: kept in the config and inactive: this is inference.
         precision: "f32" or "f16", how matrices are stored; arithmetic is f32 either way.
+        dtype: the same in Keras's words, "float32" or "float16".
         device: the GPU to use; None asks for one when it is first needed.
 
     ValueError: sizes that GPT2Config refuses, more than 256 channels a head, a vocabulary of more
@@ -43,8 +46,11 @@ class GPT2Backbone:
         max_sequence_length: int = 1024,
         *,
         layer_norm_epsilon: float = 1e-5,
-        precision: str = "f32",
+        precision: str | None = None,
         device: Device | None = None,
+        dtype: str | None = None,
+        name: str = "gpt2_backbone",
+        trainable: bool = True,
     ) -> None:
         self.config = GPT2Config(
             vocabulary_size=vocabulary_size,
@@ -73,7 +79,11 @@ class GPT2Backbone:
         self.intermediate_dim = self.config.intermediate_dim
         self.dropout = self.config.dropout
         self.max_sequence_length = self.config.max_sequence_length
-        self.precision = precision
+        if dtype not in (None, *PRECISIONS):
+            raise ValueError(f"dtype is one of {', '.join(PRECISIONS)}, got {dtype!r}")
+        self.precision = precision or PRECISIONS[dtype or "float32"]
+        self.name = name
+        self.trainable = trainable  # kept in the config: this is inference
         self.device = device
         self.owns_device = device is None  # destroy() frees it then
         self.weights: Weights | None = None
@@ -88,8 +98,10 @@ class GPT2Backbone:
         return cls(**values, **options)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return self.config.get_config()
+        """The constructor's arguments, but for the device."""
+        dtype = next(name for name, bits in PRECISIONS.items() if bits == self.precision)
+        keras = {"name": self.name, "trainable": self.trainable, "dtype": dtype}
+        return keras | self.config.get_config()
 
     @property
     def token_embedding(self) -> ReverseEmbedding:
@@ -132,6 +144,7 @@ class GPT2Backbone:
             return await uncached_states(weights, token_ids, mask)
 
     __call__ = blocking(call_async)
+    call = __call__
 
     def check_inputs(self, inputs: Any) -> tuple[list[list[int]], list[list[bool]] | None]:
         """token_ids and padding_mask as lists, or None for a mask without holes.
@@ -161,7 +174,7 @@ class GPT2Backbone:
 
     def check_ids(self, token_ids: Any, name: str = "token_ids") -> list[list[int]]:
         """token_ids [batch, length] as lists of ints, checked against the config."""
-        rows = to_lists(token_ids)
+        rows = whole_numbers(to_lists(token_ids))
         if (
             not isinstance(rows, list)
             or not rows

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2web import samplers, selftest
-from gpt2web.arguments import to_lists, to_rows
+from gpt2web.arguments import to_lists, to_rows, whole_numbers
 from gpt2web.backbone import GPT2Backbone
 from gpt2web.checkpoint import Folder, open_checkpoint
 from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of, uncached_states
@@ -40,7 +40,12 @@ class GPT2CausalLM:
     """
 
     def __init__(
-        self, backbone: GPT2Backbone, preprocessor: GPT2CausalLMPreprocessor | None = None
+        self,
+        backbone: GPT2Backbone,
+        preprocessor: GPT2CausalLMPreprocessor | None = None,
+        *,
+        name: str = "gpt2_causal_lm",
+        trainable: bool = True,
     ) -> None:
         if preprocessor is not None:
             size = preprocessor.tokenizer.vocabulary_size()
@@ -51,7 +56,8 @@ class GPT2CausalLM:
                 )
         self.backbone = backbone
         self.preprocessor = preprocessor
-        self.name = "gpt2_causal_lm"
+        self.name = name
+        self.trainable = trainable  # kept in the config: this is inference
         self.add_start_token = False  # before a streamed prompt; from generation_config.json
         self.self_test = "not run"
         self.turn = Turn()
@@ -83,6 +89,8 @@ class GPT2CausalLM:
 
         Raises CheckpointError for what lies in the folder, DeviceError for the GPU.
         """
+        if not isinstance(preset, str | Path) and not hasattr(preset, "read_text"):
+            raise TypeError(f"preset is a name, a path, a URL or a Folder, got {preset!r}")
         folder = open_folder(preset, base_url) if isinstance(preset, str | Path) else preset
         config = await read_config(folder)
         preprocessor = GPT2CausalLMPreprocessor(
@@ -131,6 +139,8 @@ class GPT2CausalLM:
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, nested; weights are not part of it."""
         return {
+            "name": self.name,
+            "trainable": self.trainable,
             "backbone": self.backbone.get_config(),
             "preprocessor": self.preprocessor.get_config() if self.preprocessor else None,
         }
@@ -138,11 +148,17 @@ class GPT2CausalLM:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> GPT2CausalLM:
         """A model of a config from get_config, with new weights."""
-        preprocessor = config.get("preprocessor")
+        rest = dict(config)
+        preprocessor = rest.pop("preprocessor", None)
         return cls(
-            GPT2Backbone.from_config(config["backbone"]),
+            GPT2Backbone.from_config(rest.pop("backbone")),
             GPT2CausalLMPreprocessor.from_config(preprocessor) if preprocessor else None,
+            **rest,
         )
+
+    def count_params(self) -> int:
+        """The number of weights; the head is the token embedding, so it is counted once."""
+        return self.backbone.count_params()
 
     def summary(self) -> str:
         """Preprocessor and model, with shapes and parameters, as a table."""
@@ -404,10 +420,12 @@ class GPT2CausalLM:
             return frozenset([self.preprocessor.tokenizer.end_token_id])
         return self._checked_stops(stop_token_ids)
 
-    def _checked_stops(self, stop_token_ids: str | Iterable[int] | None) -> frozenset[int]:
+    def _checked_stops(self, stop_token_ids: str | int | Iterable[int] | None) -> frozenset[int]:
         if stop_token_ids is None:
             return frozenset()
-        ids = to_lists(stop_token_ids)
+        ids = whole_numbers(to_lists(stop_token_ids))
+        if isinstance(ids, int):
+            ids = [ids]
         if isinstance(ids, str) or not isinstance(ids, Iterable):
             raise ValueError(f'stop_token_ids is "auto", None or a list of ids, got {ids!r}')
         ids = list(ids)
@@ -626,7 +644,7 @@ def _prompt_rows(inputs: Mapping[str, Any]) -> tuple[list[list[int]], list[list[
         raise ValueError(
             f"inputs: wanted token_ids and padding_mask, got {', '.join(map(str, inputs))}"
         )
-    rows, batched = to_rows(inputs["token_ids"], "token_ids")
+    rows, batched = to_rows(whole_numbers(to_lists(inputs["token_ids"])), "token_ids")
     found, _ = to_rows(inputs["padding_mask"], "padding_mask")
     masks = [[bool(keep) for keep in row] for row in found]
     if not rows or to_lists(inputs["token_ids"]) == []:  # an empty batch

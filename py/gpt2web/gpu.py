@@ -167,6 +167,18 @@ class Tensor:
 
         return numpy.asarray(block_on(self.read(), "tensor.read")).reshape(self.shape)
 
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        """`numpy()[key]`: every use reads the whole tensor, so read it once for many."""
+        return self.numpy()[key]
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """What numpy.asarray(tensor) gives: `numpy()`, always a copy."""
         if copy is False:
@@ -470,7 +482,7 @@ def describe(adapter: Any) -> str:
 
 async def _request_adapter(name: str | None) -> Any:
     if wgpu is None:
-        raise DeviceError("wgpu is not installed: pip install 'gpt2web[native]'")
+        raise DeviceError("wgpu is not installed: pip install wgpu==0.32.0")
     try:
         if sys.platform != "emscripten":
             importlib.import_module("wgpu.backends.auto")  # loads wgpu-native

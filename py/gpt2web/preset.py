@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2web.checkpoint import CheckpointError, Folder, LocalFolder
-from gpt2web.config import ALIASES, GPT2Config, preset_name
+from gpt2web.config import ALIASES, PRESETS, GPT2Config, preset_name
 from gpt2web.safetensors import parse_json
 from gpt2web.tokenizer import GPT2Tokenizer
 
@@ -35,11 +35,17 @@ def open_folder(preset: str | Path, base_url: str | None = None) -> Folder:
         from gpt2web.url_folder import UrlFolder  # the page, which cannot use it, need not load it
 
         return UrlFolder(name)
-    if name and Path(preset).is_dir():
-        return LocalFolder(preset)
+    # a bundled name first: a folder that happens to have it is ./stories
     bundled, canonical = files("gpt2web.models"), _canonical(name)
     if name and isinstance(preset, str) and "/" not in canonical and (bundled / canonical).is_dir():
         return LocalFolder(str(bundled / canonical))
+    if name and Path(preset).is_dir():
+        return LocalFolder(preset)
+    if canonical in PRESETS:
+        raise CheckpointError(
+            f"the weights of {name} do not come with gpt2web: give the path or URL of a folder "
+            "that has them, with config.json, merges.txt and model.safetensors"
+        )
     raise CheckpointError(
         f"no model at {name!r}: wanted a bundled model (stories), or the path or URL of a folder "
         "with config.json, merges.txt and model.safetensors"

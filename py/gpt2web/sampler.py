@@ -330,6 +330,8 @@ def prompt_and_mask(prompt: Any, mask: Any) -> tuple[list[list[int]], list[list[
 
 def stops(stop_token_ids: Any) -> frozenset[int]:
     """Stop ids, or one, or none, as a set."""
+    if isinstance(stop_token_ids, set | frozenset):
+        return frozenset(stop_token_ids)
     found = to_lists(stop_token_ids)
     return frozenset([] if found is None else found if isinstance(found, list) else [found])
 
