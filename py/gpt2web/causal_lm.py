@@ -132,7 +132,8 @@ class GPT2CausalLM:
         run = Run(session, [Request([0, 0], Sampling(), 0, 0, 1, frozenset())])
         await run.prefill()
         await run.read()
-        session.decoder.device.submit(session.long_step)  # the row is done: nothing is computed
+        # what only a long cache needs, one call of each: the row is done, nothing is computed
+        session.decoder.device.submit(list({c.kernel: c for c in session.long_step}.values()))
         await session.decoder.device.settled()
         session.decoder.cached[0] = []
 
@@ -242,6 +243,7 @@ class GPT2CausalLM:
             raise ValueError(f"stream takes 1 to {MAX_ROWS} prompts, got {len(prompts)}")
 
         context = self.backbone.config.max_sequence_length
+        stop_ids = frozenset([tokenizer.end_token_id])
         requests, reasons = [], []
         for row, text in enumerate(prompts):
             ids = self.prompt_ids(text, parse_special)
@@ -253,7 +255,6 @@ class GPT2CausalLM:
             room = context - len(ids)
             limit = room if max_new_tokens is None else min(room, max_new_tokens)
             reasons.append("length" if limit == max_new_tokens else "context")
-            stop_ids = frozenset([tokenizer.end_token_id])
             row_seed = (seed + row) & 0xFFFFFFFF
             requests.append(Request(ids, sampling, row_seed, 0, limit, stop_ids))
         return TextStream(

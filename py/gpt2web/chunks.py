@@ -13,7 +13,7 @@ from typing import Any
 from gpt2web import kernels
 from gpt2web.arguments import array_shape, f32_bytes
 from gpt2web.config import GPT2Config
-from gpt2web.gpu import SIZE_LIMITS, Device, Dispatch, Tensor, block_on, shaped
+from gpt2web.gpu import Device, Dispatch, Tensor, block_on, largest_tensor, shaped
 from gpt2web.kernels import BLOCK, CHUNK, ceil_div
 from gpt2web.weights import Weights
 
@@ -262,8 +262,7 @@ async def losses_of(weights: Weights, hidden: Tensor, targets: Sequence[int]) ->
     [rows, n]. Logits are made and dropped a chunk at a time."""
     device, (rows, n, width) = hidden.device, hidden.shape
     vocabulary = weights.config.vocabulary_size
-    limit = min(device.limits[name] for name in SIZE_LIMITS)
-    at_once = max(1, min(CHUNK, rows * n, limit // (4 * vocabulary)))
+    at_once = max(1, min(CHUNK, rows * n, largest_tensor(device) // (4 * vocabulary)))
     part = device.tensor((at_once, width))
     logits = device.tensor((at_once, vocabulary))
     wanted = device.tensor((at_once,), "u32")

@@ -453,6 +453,11 @@ class Readback:
         self.destroy()
 
 
+def largest_tensor(device: Device) -> int:
+    """Bytes of the largest tensor that the device allows."""
+    return min(device.limits[name] for name in SIZE_LIMITS)
+
+
 def shaped(data: memoryview, shape: tuple[int, ...], format: str) -> Any:
     """Bytes as a memoryview of a shape; flat where a length is 0, which memoryview cannot have."""
     flat = data.cast("B")

@@ -15,8 +15,9 @@ from typing import Any
 
 from gpt2web import kernels
 from gpt2web.arguments import array_shape, f32_bytes
-from gpt2web.gpu import SIZE_LIMITS, Device, Tensor, shaped
-from gpt2web.kernels import Weight, WeightPart, ceil_div
+from gpt2web.gpu import Device, Tensor, largest_tensor, shaped
+from gpt2web.kernels import Weight
+from gpt2web.weights import allocate
 
 PIECE_BYTES = 4 << 20  # of a matrix, uploaded at a time
 MAX_PIECE_ROWS = 65535  # workgroups of the pack kernel in one dimension
@@ -247,8 +248,8 @@ class Variable:
 
     def _pack(self, device: Device, transposed: bool) -> Weight:
         rows, columns = self.flat_shape
-        weight = allocate(device, *((columns, rows) if transposed else (rows, columns)))
-        piece_bytes = min(PIECE_BYTES, *(device.limits[name] for name in SIZE_LIMITS))
+        weight = allocate(device, *((columns, rows) if transposed else (rows, columns)), bits=32)
+        piece_bytes = min(PIECE_BYTES, largest_tensor(device))
         at_once = min(rows, MAX_PIECE_ROWS, max(1, piece_bytes // (4 * columns)))
         source = device.tensor((at_once, columns))
         piece = device.tensor((4,), "u32", uniform=True)
@@ -282,18 +283,6 @@ class Variable:
             for part in self._copy.parts:
                 part.words.destroy()
         self._copy = None
-
-
-def allocate(device: Device, k: int, columns: int) -> Weight:
-    """Room for an f32 matrix, in as many parts as the device's limits ask for."""
-    limit = min(device.limits[name] for name in SIZE_LIMITS)
-    most = min(columns, max(64, limit // (4 * k) // 64 * 64))  # columns that one part holds
-    parts = []
-    for first in range(0, columns, most):
-        count = min(most, columns - first)
-        words = device.tensor((k, 4 * ceil_div(count, 4)), "u32")
-        parts.append(WeightPart(words, first, count))
-    return Weight(k, columns, 32, tuple(parts))
 
 
 def to_f32(values: Any, name: str) -> bytes:

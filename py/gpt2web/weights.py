@@ -15,7 +15,7 @@ from gpt2web import kernels
 from gpt2web.arguments import array_shape, f32_bytes
 from gpt2web.checkpoint import MASK, TensorEntry, tensor_shapes
 from gpt2web.config import GPT2Config
-from gpt2web.gpu import Device, Tensor
+from gpt2web.gpu import Device, Tensor, largest_tensor
 from gpt2web.kernels import Norm, Weight, WeightPart, ceil_div
 from gpt2web.safetensors import Stream
 
@@ -48,23 +48,9 @@ class Weights:
         for name, shape in tensor_shapes(config).items():
             if is_matrix(name):
                 k, columns = shape[::-1] if is_transposed(name) else shape
-                self.matrices[name] = self._allocate(k, columns, BITS[precision])
+                self.matrices[name] = allocate(device, k, columns, BITS[precision])
             else:
                 self.vectors[name] = device.tensor(shape)
-
-    def _allocate(self, k: int, columns: int, bits: int) -> Weight:
-        words = ceil_div(k, 32 // bits)
-        limit = min(
-            self.device.limits[name]
-            for name in ("max-storage-buffer-binding-size", "max-buffer-size")
-        )
-        most = min(columns, max(64, limit // (4 * words) // 64 * 64))  # columns that one part holds
-        parts = []
-        for first in range(0, columns, most):
-            count = min(most, columns - first)
-            tensor = self.device.tensor((words, ceil_div(count, 4) * 4), "u32")
-            parts.append(WeightPart(tensor, first, count))
-        return Weight(k, columns, bits, tuple(parts))
 
     def norm(self, name: str) -> Norm:
         return Norm(self.vectors[f"{name}.weight"], self.vectors[f"{name}.bias"])
@@ -94,6 +80,19 @@ class Weights:
         for weight in self.matrices.values():
             for part in weight.parts:
                 part.words.destroy()
+
+
+def allocate(device: Device, k: int, columns: int, bits: int) -> Weight:
+    """Room for a matrix [k, columns], in as many parts as the device's limits ask for."""
+    words = ceil_div(k, 32 // bits)
+    fitting = largest_tensor(device) // (4 * words) // 64 * 64  # columns, in whole tiles
+    most = min(columns, max(64, fitting))
+    parts = []
+    for first in range(0, columns, most):
+        count = min(most, columns - first)
+        tensor = device.tensor((words, 4 * ceil_div(count, 4)), "u32")
+        parts.append(WeightPart(tensor, first, count))
+    return Weight(k, columns, bits, tuple(parts))
 
 
 class ArrayCheckpoint:
