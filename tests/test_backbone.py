@@ -15,7 +15,7 @@ from gpt2web.checkpoint import tensor_shapes
 from gpt2web.decoder import Decoder
 from gpt2web.gpu import MAX_ROWS, DeviceError, block_on
 from gpt2web.kernels import CHUNK, SPLIT
-from gpt2web.weights import is_matrix
+from gpt2web.precision import is_matrix
 
 pytestmark = pytest.mark.gpu
 

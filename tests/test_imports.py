@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "py" / "gpt2web"
 # A module may import from its own line (not in a circle) and from the lines above it.
 LAYERS = (
     "arguments unicode_table",
-    "config safetensors bpe vocabulary tokenizer packer sampling",
+    "config precision safetensors bpe vocabulary tokenizer packer sampling",
     "preprocessor checkpoint webgpu url_folder sampler searchers samplers",
     "gpu",
     "kernels turn",

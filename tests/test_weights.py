@@ -14,7 +14,8 @@ from gpt2web import weights as weights_module
 from gpt2web.backbone import GPT2Backbone
 from gpt2web.checkpoint import CheckpointError, LocalFolder, open_checkpoint
 from gpt2web.gpu import block_on
-from gpt2web.weights import Weights, is_matrix
+from gpt2web.precision import is_matrix
+from gpt2web.weights import Weights
 
 pytestmark = pytest.mark.gpu
 

@@ -17,6 +17,7 @@ from gpt2web.checkpoint import MASK, TensorEntry, tensor_shapes
 from gpt2web.config import GPT2Config
 from gpt2web.gpu import Device, Tensor, largest_tensor
 from gpt2web.kernels import Norm, Weight, WeightPart, ceil_div
+from gpt2web.precision import is_matrix, is_transposed
 from gpt2web.safetensors import Stream
 
 Progress = Callable[[int, int], object]  # bytes done, bytes in all
@@ -239,15 +240,3 @@ class _Loader:
     def destroy(self) -> None:
         self.source.destroy()
         self.piece.destroy()
-
-
-def is_matrix(name: str) -> bool:
-    """Whether a kernel multiplies with this tensor."""
-    return name == "wte.weight" or (
-        name.startswith("h.") and ".c_" in name and name.endswith("weight")
-    )
-
-
-def is_transposed(name: str) -> bool:
-    """Whether the checkpoint has it [columns, k]: the embedding, which is also the head."""
-    return name == "wte.weight"
