@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "py" / "gpt2web"
 LAYERS = (
     "arguments unicode_table",
     "config precision safetensors bpe vocabulary tokenizer packer sampling",
-    "preprocessor checkpoint webgpu url_folder sampler searchers samplers",
+    "preprocessor checkpoint manifest webgpu url_folder sampler searchers samplers",
     "gpu",
     "kernels turn",
     "weights chunks decoder",

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 BYTES_PER_VALUE = {"F32": 4, "F16": 2, "BF16": 2}  # what a model's weights may be
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+MAX_TEXT_BYTES = 16_000_000  # of a model's text files; the largest known, tokenizer.json, is 3.6 MB
 SKIP_BYTES = 1 << 20  # piece size for reading over what nobody wants
 
 
@@ -105,11 +106,11 @@ async def read_header(where: str, stream: Stream) -> tuple[bytes, list[StoredTen
 
 def parse_json(where: str, text: str | bytes) -> Any:
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise CheckpointError(f"{where}: {twice} is listed twice. Keep one of them.")
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise CheckpointError(f"{where}: {name} is listed twice. Keep one of them.")
+            found[name] = value
         return found
 
     try:

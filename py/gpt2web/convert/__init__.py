@@ -1,0 +1,1 @@
+"""Native only: checkpoints of other forms into model folders."""
