@@ -42,6 +42,8 @@ PIP = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
 NODE_MODULES = ROOT / "node_modules"
 CACHE = ROOT / ".cache"
 DIST = ROOT / "dist"
+BUNDLED = ROOT / "web" / "models"
+MODELS = ROOT / "models"  # the reader's own, converted by `build.py model`
 
 # What pyodide.mjs fetches when it starts; the rest of the npm package is for Node and for editors.
 PYODIDE_FILES = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip")
@@ -99,7 +101,10 @@ def alone() -> Iterator[None]:
 
 
 def digest(paths: Iterable[Path], *words: str) -> str:
-    """sha256 over the names and bytes of these files (folders: all files below), and the words."""
+    """sha256 over the names and bytes of these files (folders: all files below), and the words.
+
+    Of weights, which can be gigabytes, over name, length and time of writing.
+    """
     total = hashlib.sha256(repr(words).encode())
     for path in paths:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -107,7 +112,10 @@ def digest(paths: Iterable[Path], *words: str) -> str:
             if file.is_file() and "__pycache__" not in file.parts:
                 name = os.path.relpath(file, ROOT)
                 total.update(f"{name}\0{file.stat().st_size}\0".encode())
-                total.update(file.read_bytes())
+                if file.suffix in (".safetensors", ".part"):
+                    total.update(f"{file.stat().st_mtime_ns}".encode())
+                else:
+                    total.update(file.read_bytes())
     return total.hexdigest()
 
 
@@ -355,7 +363,8 @@ def write_dist() -> None:
     """Writes dist/ unless it is as it would be; the old one stays until the new one is whole."""
     folders = ["web", "py", "shaders", "requirements", "LICENSES"]
     files = ["build.py", "pyproject.toml", "package-lock.json", "README.md", "LICENSE"]
-    key = digest(ROOT / name for name in folders + files)
+    models = find_models()
+    key = digest([*(ROOT / name for name in folders + files), *models])
     stamp = CACHE / "dist.stamp"
     if DIST.is_dir() and is_done(stamp, f"{key} {digest([DIST])}"):
         say("dist/ is up to date.")
@@ -364,7 +373,13 @@ def write_dist() -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
     python = shutil.ignore_patterns("__pycache__", "__init__.py")
+    listed = check_models(models)
     shutil.copytree(ROOT / "web", fresh, ignore=python)
+    for folder in models:
+        if folder.parent == MODELS:
+            copy = fresh / "models" / folder.name
+            shutil.copytree(folder, copy, copy_function=link_or_copy)
+    write_json(fresh / "models.json", listed)
     (fresh / ".nojekyll").touch()  # GitHub Pages would otherwise drop names that start with _
     (fresh / "pyodide").mkdir()
     for name in PYODIDE_FILES:
@@ -375,13 +390,48 @@ def write_dist() -> None:
     for wheel in (CACHE / "page-wheels").glob("*.whl"):
         shutil.copyfile(wheel, fresh / "wheels" / wheel.name)
     write_lock(fresh)
-    write_licenses(fresh)
+    write_licenses(fresh, listed)
     if DIST.exists():
         DIST.rename(old)
     fresh.rename(DIST)
     shutil.rmtree(old, ignore_errors=True)
     stamp.write_text(f"{key} {digest([DIST])}", encoding="utf-8")
     say(f"dist/ is written: {page_bytes(DIST) / 1e6:.2f} MB, gzipped, before the model.")
+
+
+def find_models() -> list[Path]:
+    """The folders of the models that dist/ is to carry, the bundled first."""
+    found: dict[str, Path] = {}
+    for place in (BUNDLED, MODELS):
+        for folder in sorted(place.iterdir()) if place.is_dir() else []:
+            if not folder.is_dir() or folder.name.startswith((".", "_")):
+                continue
+            if folder.name in found:
+                raise Refusal(
+                    f"models/{folder.name} has the name of a bundled model: give it another, also "
+                    "in its manifest.json, or convert it again with --name."
+                )
+            found[folder.name] = folder
+    return list(found.values())
+
+
+def check_models(folders: list[Path]) -> list[dict[str, object]]:
+    """What models.json says of each; a Refusal names the one whose manifest is not right."""
+    names = [os.path.relpath(folder, ROOT) for folder in folders]
+    command = [str(PYTHON), "-m", "gpt2web.convert.model_folder", "list", *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        raise Refusal(f"{done.stderr.strip().rpartition(chr(10))[2].rstrip('.')}.")
+    listed: list[dict[str, object]] = json.loads(done.stdout)
+    return listed
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """One file on the disk under two names where that goes, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def write_lock(dist: Path) -> None:
@@ -418,8 +468,12 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def write_licenses(dist: Path) -> None:
-    """LICENSES.txt: every part of dist/, its version, licence and source, then the full texts."""
+def write_licenses(dist: Path, models: list[dict[str, object]]) -> None:
+    """LICENSES.txt: every part of dist/, its version, licence and source, then the full texts.
+
+    What is said of models of the reader's own is what their manifests say.
+    """
+    own = [model for model in models if not (BUNDLED / str(model["name"])).is_dir()]
     pyodide = json.loads((NODE_MODULES / "pyodide" / "package.json").read_text("utf-8"))["version"]
     lock = json.loads((dist / "pyodide" / "pyodide-lock.json").read_text("utf-8"))
     python = lock["info"]["python"]
@@ -431,6 +485,7 @@ def write_licenses(dist: Path) -> None:
         "",
         f"gpt2web {ours['version']} (the page, its Python, its shaders): MIT, text 1",
         "models/stories (weights and tokenizer): MIT, text 1; see models/stories/MODEL_CARD.md",
+        *(f"models/{model['name']} ({model['title']}): {model['license']}" for model in own),
         f"Pyodide {pyodide} (pyodide/): MPL-2.0, text 2; source: {github}/pyodide/pyodide",
         f"CPython {python} (inside pyodide/): PSF-2.0, text 3; source: {github}/python/cpython",
         f"micropip {micropip['version']} (wheels/): MPL-2.0, text 2; source: in the wheel itself",

@@ -11,6 +11,7 @@ A missing browser, dist/ or adapter fails the tests; nothing is skipped.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import socket
@@ -116,10 +117,19 @@ def serve_folder(folder: Path) -> TestServer:
 
 @pytest.fixture(scope="session")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the built dist/, below SUB_PATH of an otherwise empty folder."""
+    """A copy of the built dist/, below SUB_PATH of an otherwise empty folder. Models of the
+    developer's own, which can be gigabytes, are left out."""
     build.build()
+    models = json.loads((ROOT / "dist/models.json").read_text("utf-8"))
+    bundled = [model for model in models if (build.BUNDLED / model["name"]).is_dir()]
+    own = {model["name"] for model in models if model not in bundled}
     copy = tmp_path_factory.mktemp("host") / SUB_PATH
-    shutil.copytree(ROOT / "dist", copy)
+    shutil.copytree(
+        ROOT / "dist",
+        copy,
+        ignore=lambda path, names: own if Path(path) == ROOT / "dist/models" else (),
+    )
+    build.write_json(copy / "models.json", bundled)
     return copy
 
 

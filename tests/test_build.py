@@ -28,6 +28,7 @@ from playwright.sync_api import Page
 
 import build
 from browser import ROOT, SUB_PATH, TestServer
+from gpt2web.convert.model_folder import FolderWriter
 
 WHEELS = {"gpt2web", "micropip", "wgpu"}
 
@@ -52,13 +53,14 @@ def bare(tmp_path: Path) -> ModuleType:
 
 @pytest.fixture
 def clone(bare: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """build.py in a clone that uses what is set up here, with a model of one line."""
+    """build.py in a clone that uses what is set up here, with a model of zeros."""
     for name in ("py", "shaders", "web", "LICENSES"):
         ignored = shutil.ignore_patterns("__pycache__", "model.safetensors")
         shutil.copytree(ROOT / name, bare.ROOT / name, ignore=ignored)
     for name in ("LICENSE", "README.md"):
         shutil.copy(ROOT / name, bare.ROOT)
-    (bare.ROOT / "web/models/stories/model.safetensors").write_text("weights")
+    with (bare.ROOT / "web/models/stories/model.safetensors").open("wb") as weights:
+        weights.truncate((ROOT / "web/models/stories/model.safetensors").stat().st_size)
     shutil.copytree(ROOT / ".cache/page-wheels", bare.CACHE / "page-wheels")
     for name in ("VENV", "PYTHON", "PIP", "NODE_MODULES"):
         monkeypatch.setattr(bare, name, getattr(build, name))
@@ -199,7 +201,11 @@ def test_the_native_wheel_carries_the_model(clone: Any, tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = (tmp_path / "out").glob("*.whl")
     with zipfile.ZipFile(wheel) as contents:
-        assert contents.read("gpt2web/models/stories/model.safetensors") == b"weights"
+        manifest = json.loads(contents.read("gpt2web/models/stories/manifest.json"))
+        for entry in (*manifest["files"], *manifest["weights"]):
+            file = contents.getinfo(f"gpt2web/models/stories/{entry['file']}")
+            assert file.file_size == entry["bytes"]
+        assert "gpt2web/convert/model_folder.py" in contents.namelist()
         assert "gpt2web/shaders/__init__.py" in contents.namelist()
 
 
@@ -243,6 +249,84 @@ def test_a_failed_build_leaves_the_old_dist(
     assert error.startswith("build.py: Building gpt2web's wheel failed: ")
     assert ".cache/wheel.log" in error
     assert contents_of(clone.DIST) == {"old.txt": b"old"}
+
+
+def write_model(folder: Path, **about: object) -> Path:
+    """A small model folder; what a manifest says of it can be given."""
+    options: dict[str, Any] = {"title": "Own", "license": "Apache-2.0", "precision": "int8"}
+    with FolderWriter(folder, **{**options, "parameters": 5, "context": 8, **about}) as writer:
+        writer.add_text("config.json", "{}")
+        writer.begin_weights([("wte.weight", "F32", [2, 3])])
+        writer.write(bytes(24))
+    return folder
+
+
+def test_models_are_listed_from_their_manifests(
+    clone: Any, dist: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (wheel,) = (dist / "wheels").glob("gpt2web-*.whl")  # built once is enough
+    monkeypatch.setattr(clone, "write_own_wheel", lambda folder: shutil.copy(wheel, folder))
+    own = write_model(clone.MODELS / "own")
+    (clone.MODELS / ".own.0.partial").mkdir()
+    clone.build()
+    first, second = json.loads((clone.DIST / "models.json").read_text())
+    assert first["name"] == "stories" and first["precision"] == "f16"
+    manifest = json.loads((clone.DIST / "models/own/manifest.json").read_text())
+    size = sum(entry["bytes"] for entry in (*manifest["files"], *manifest["weights"]))
+    assert second == {
+        "name": "own",
+        "title": "Own",
+        "license": "Apache-2.0",
+        "precision": "int8",
+        "parameters": 5,
+        "context": 8,
+        "bytes": size,
+    }
+    assert contents_of(clone.DIST / "models/own") == contents_of(own)
+    weights = [(folder / "model.safetensors").stat() for folder in (own, clone.DIST / "models/own")]
+    assert weights[0].st_ino == weights[1].st_ino  # not copied
+    assert "models/own (Own): Apache-2.0" in (clone.DIST / "LICENSES.txt").read_text()
+
+    inode = clone.DIST.stat().st_ino
+    clone.build()
+    assert clone.DIST.stat().st_ino == inode
+    write_model(own, title="Renamed")
+    clone.build()
+    assert json.loads((clone.DIST / "models.json").read_text())[1]["title"] == "Renamed"
+    shutil.rmtree(own)
+    clone.build()
+    assert len(json.loads((clone.DIST / "models.json").read_text())) == 1
+    assert not (clone.DIST / "models/own").exists()
+
+
+def test_a_model_whose_manifest_is_not_right_is_refused_by_name(
+    clone: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spoil(file: str, text: str | None) -> None:
+        shutil.rmtree(clone.MODELS)
+        own = write_model(clone.MODELS / "own")
+        (own / file).unlink()
+        if text is not None:
+            (own / file).write_text(text)
+
+    own = write_model(clone.MODELS / "own")
+    assert [entry["name"] for entry in clone.check_models(clone.find_models())][1:] == ["own"]
+    for file, text, message in (
+        ("manifest.json", None, "models/own has no manifest.json that can be read"),
+        ("manifest.json", "{", "models/own/manifest.json: wanted JSON"),
+        ("config.json", None, "models/own/config.json: wanted 2 bytes, .* got none"),
+        ("config.json", "[]", "models/own/config.json is not the file that manifest.json lists"),
+        ("model.safetensors", "x", r"models/own/model\.safetensors: wanted \d+ bytes, .* got 1"),
+    ):
+        spoil(file, text)
+        assert re.search(message, refusal(clone, capsys, ["build"]))
+    assert not clone.DIST.exists()
+    shutil.rmtree(own)
+    write_model(clone.MODELS / "own").rename(clone.MODELS / "other")
+    message = refusal(clone, capsys, ["build"])
+    assert "models/other/manifest.json: wanted the folder's name, other, got own" in message
+    (clone.MODELS / "other").rename(clone.MODELS / "stories")
+    assert "models/stories has the name of a bundled model" in refusal(clone, capsys, ["build"])
 
 
 # --- the ways to fail --------------------------------------------------------------------------

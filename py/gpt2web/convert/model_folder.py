@@ -1,7 +1,15 @@
-"""Writes model folders (manifest.py says what one is): streamed, and whole or not at all."""
+"""Writes model folders (manifest.py says what one is): streamed, and whole or not at all.
+
+    python -m gpt2web.convert.model_folder write web/models/stories --title Stories --license MIT
+    python -m gpt2web.convert.model_folder list web/models/stories models/gpt2-int8
+
+The first writes the manifest of a folder that lies ready, the second checks folders against their
+manifests, lengths and texts only, and prints what dist/models.json says of them.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import hashlib
 import json
@@ -9,10 +17,11 @@ import math
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from gpt2web.checkpoint import SINGLE_FILE, CheckpointError, LocalFolder, open_checkpoint
 from gpt2web.config import GPT2Config
@@ -273,3 +282,64 @@ def _shard_of(path: Path) -> Shard:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Shard(path.name, path.stat().st_size, sha256)
+
+
+def list_model(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """A model's entry in models.json, after a look at its files: all there, of the right length,
+    and the texts of the right hash. CheckpointError names the folder and what is wrong in it."""
+    path = Path(folder)
+    try:
+        text = (path / MANIFEST_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path} has no {MANIFEST_FILE} that can be read ({type(error).__name__}): convert the "
+            "model with `python3 build.py model`, or move the folder away"
+        ) from None
+    manifest = parse_manifest(f"{path}/{MANIFEST_FILE}", text)
+    if manifest.name != path.name:
+        raise CheckpointError(
+            f"{path}/{MANIFEST_FILE}: wanted the folder's name, {path.name}, got {manifest.name}"
+        )
+    for shard in (*manifest.files, *manifest.weights):
+        file = path / shard.file
+        size = file.stat().st_size if file.is_file() else "none"
+        if size != shard.bytes:
+            raise CheckpointError(
+                f"{file}: wanted {shard.bytes} bytes, as {MANIFEST_FILE} says, got {size}: "
+                "convert the model again"
+            )
+        if shard in manifest.files and _shard_of(file) != shard:
+            raise CheckpointError(
+                f"{file} is not the file that {MANIFEST_FILE} lists: convert the model again, or "
+                f"run `python -m gpt2web.convert.model_folder write {path}`"
+            )
+    about = {
+        name: getattr(manifest, name)
+        for name in ("name", "title", "license", "precision", "parameters", "context")
+    }
+    return {**about, "bytes": manifest.total_bytes}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m gpt2web.convert.model_folder")
+    commands = parser.add_subparsers(dest="command", required=True)
+    write = commands.add_parser("write", help="write the manifest of a folder that lies ready")
+    write.add_argument("folder")
+    write.add_argument("--title", help="what people call the model")
+    write.add_argument("--license", help="its licence, such as MIT")
+    listing = commands.add_parser("list", help="check folders, and print models.json")
+    listing.add_argument("folder", nargs="*")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "write":
+            write_manifest(options.folder, title=options.title, license=options.license)
+        else:
+            print(json.dumps([list_model(folder) for folder in options.folder], indent=1))
+    except (CheckpointError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
