@@ -18,7 +18,13 @@ from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session, collect
 from gpt2web.gpu import MAX_ROWS, Device, Tensor, block_on, blocking
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
-from gpt2web.preset import open_folder, read_config, read_tokenizer, reads_start_token
+from gpt2web.preset import (
+    hold_to_manifest,
+    open_folder,
+    read_config,
+    read_tokenizer,
+    reads_start_token,
+)
 from gpt2web.sampler import check_seed, draw_seed
 from gpt2web.sampling import Sampling
 from gpt2web.search import Beam, search
@@ -92,6 +98,7 @@ class GPT2CausalLM:
         if not isinstance(preset, str | Path) and not hasattr(preset, "read_text"):
             raise TypeError(f"preset is a name, a path, a URL or a Folder, got {preset!r}")
         folder = open_folder(preset, base_url) if isinstance(preset, str | Path) else preset
+        folder = await hold_to_manifest(folder)
         config = await read_config(folder)
         preprocessor = GPT2CausalLMPreprocessor(
             await read_tokenizer(folder, config), sequence_length=config.max_sequence_length

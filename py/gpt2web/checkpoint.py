@@ -18,6 +18,7 @@ from typing import Protocol
 from gpt2web.config import GPT2Config
 from gpt2web.safetensors import (
     BYTES_PER_VALUE,
+    MAX_TEXT_BYTES,
     CheckpointError,
     PartStream,
     StoredTensor,
@@ -84,8 +85,14 @@ class LocalFolder:
             raise CheckpointError(f"{path}: wanted the path of a model's folder, got {what}.")
 
     async def read_text(self, file: str) -> str:
+        path = self._path / file
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise CheckpointError(
+                f"{self.name}/{file}: wanted a text file of at most {MAX_TEXT_BYTES:,} bytes, got "
+                f"{path.stat().st_size:,}"
+            )
         try:
-            return (self._path / file).read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{self.name}/{file} is not UTF-8 text: {error}") from None
 

@@ -52,6 +52,21 @@ def open_folder(preset: str | Path, base_url: str | None = None) -> Folder:
     )
 
 
+async def hold_to_manifest(folder: Folder) -> Folder:
+    """The folder, held to its manifest.json where it has one. Natively: in the page the downloader
+    checks what it stores."""
+    if sys.platform == "emscripten":
+        return folder
+    from gpt2web.manifest import ManifestFolder, held_to_manifest
+    from gpt2web.url_folder import UrlFolder
+
+    held = await held_to_manifest(folder)
+    if isinstance(held, ManifestFolder) and isinstance(folder, UrlFolder):
+        manifest = held.manifest
+        folder.hashed = {shard.file: shard.bytes for shard in manifest.files + manifest.weights}
+    return held
+
+
 def _canonical(name: str) -> str:
     """A preset's own name where an alias is given."""
     return preset_name(name) if name in ALIASES else name
