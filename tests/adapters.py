@@ -1,7 +1,8 @@
 """The GPU in tests: both software adapters, and tensors that show what a kernel should not touch.
 
 device     Mesa's llvmpipe, then SwiftShader, each with exactly WebGPU's default limits
-conftest.py makes it known to every test. A missing adapter fails the tests; nothing is skipped.
+devices    those that from_preset asked for in this test
+conftest.py makes them known to every test. A missing adapter fails the tests; nothing is skipped.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if "XDG_RUNTIME_DIR" not in os.environ:
     atexit.register(_runtime.cleanup)
     os.environ["XDG_RUNTIME_DIR"] = _runtime.name
 
+from gpt2web import selftest
 from gpt2web.backbone import GPT2Backbone
 from gpt2web.checkpoint import LocalFolder, open_checkpoint
 from gpt2web.gpu import DEFAULT_LIMITS, Device, DeviceError, Tensor, block_on
@@ -131,3 +133,21 @@ def load_backbone(
 
 async def _load(backbone: GPT2Backbone, folder: Path) -> None:
     await backbone.load(await open_checkpoint(LocalFolder(folder), backbone.config))
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
+    """The devices that from_preset asked for. The self-test, which is slow, is left out."""
+    asked: list[Device] = []
+    request = Device.request
+
+    async def remembered(*arguments: Any, **options: Any) -> Device:
+        asked.append(await request(*arguments, **options))
+        return asked[-1]
+
+    async def passed(device: Device, precision: str) -> tuple[str, str]:
+        return precision, "passed"
+
+    monkeypatch.setattr(Device, "request", remembered)
+    monkeypatch.setattr(selftest, "run", passed)
+    return asked

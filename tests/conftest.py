@@ -1,6 +1,6 @@
 """Fixtures that every test can use."""
 
-from adapters import device  # noqa: F401
+from adapters import device, devices  # noqa: F401
 from browser import (  # noqa: F401
     browser,
     dist,

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 import reference
-from gpt2web import CheckpointError, DeviceError, GPT2CausalLM, preset, selftest, url_folder
+from gpt2web import CheckpointError, DeviceError, GPT2CausalLM, preset, url_folder
 from gpt2web.checkpoint import LocalFolder, open_checkpoint
-from gpt2web.gpu import Device
 from gpt2web.preset import open_folder, read_config, read_tokenizer, reads_start_token
 from gpt2web.url_folder import UrlFolder
 
@@ -275,23 +274,6 @@ def test_a_folder_that_is_not_right_is_refused_by_file(folder, weights, case):
 
 
 # ---- from_preset ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def devices(monkeypatch):
-    """The devices that from_preset asked for. The self-test, which is slow, is left out."""
-    asked, request = [], Device.request
-
-    async def remembered(*arguments, **options):
-        asked.append(await request(*arguments, **options))
-        return asked[-1]
-
-    async def passed(device, precision):
-        return precision, "passed"
-
-    monkeypatch.setattr(Device, "request", remembered)
-    monkeypatch.setattr(selftest, "run", passed)
-    return asked
 
 
 def load(where, **options):

@@ -21,9 +21,8 @@ from bad_server import (
     wrong_length,
     wrong_range,
 )
-from gpt2web import CheckpointError, GPT2CausalLM, selftest, url_folder
+from gpt2web import CheckpointError, GPT2CausalLM, url_folder
 from gpt2web.convert.model_folder import FolderWriter
-from gpt2web.gpu import Device
 from gpt2web.preset import hold_to_manifest
 from gpt2web.safetensors import MAX_TEXT_BYTES
 from gpt2web.url_folder import UrlFolder
@@ -100,24 +99,14 @@ def impatient(monkeypatch):
 
 
 @pytest.fixture
-def devices(monkeypatch):
-    """The devices that from_preset asked for. The self-test and the warming up are left out."""
-    asked, request = [], Device.request
-
-    async def remembered(*arguments, **options):
-        asked.append(await request(*arguments, **options))
-        return asked[-1]
-
-    async def passed(device, precision):
-        return precision, "passed"
+def devices(devices, monkeypatch):
+    """The devices that from_preset asked for; nothing is warmed up."""
 
     async def nothing(self):
         pass
 
-    monkeypatch.setattr(Device, "request", remembered)
-    monkeypatch.setattr(selftest, "run", passed)
     monkeypatch.setattr(GPT2CausalLM, "_warm_up", nothing)
-    return asked
+    return devices
 
 
 def load(server):
