@@ -432,8 +432,11 @@ def test_of_a_text_longer_than_the_context_each_id_counts_once(text):
     assert len(ids) > 3 * 16
     windows = [ids[at : at + 16] for at in range(0, len(ids), 16)]
     lm.add_start_token = True
-    found = lm.log_probabilities(long)
+    done = []
+    found = lm.log_probabilities(long, lambda *counts: done.append(counts))
     assert [i for i, _ in found] == ids
+    ends = [*range(16, len(ids), 16), len(ids)]
+    assert done == [(end, len(ids)) for end in ends] and len(done) > 3
     wanted = np.concatenate([losses_of(text, [END, *window]) for window in windows])
     assert_close(np.array([p for _, p in found]), -wanted)
     lm.add_start_token = False

@@ -61,8 +61,10 @@ class FakeModel:
         self.preprocessor = types.SimpleNamespace(tokenizer=tokenizer)
 
     @classmethod
-    async def from_preset_async(cls, name: str, progress: Any = None) -> "FakeModel":
-        cls.calls.append(("model", name))
+    async def from_preset_async(
+        cls, name: str, precision: str | None = None, progress: Any = None
+    ) -> "FakeModel":
+        cls.calls.append(("model", f"{name} in {precision}" if precision else name))
         return cls()
 
     def stream(self, prompt: str, **options: Any) -> FakeStream:
@@ -72,10 +74,15 @@ class FakeModel:
         pieces = [FakePiece(text) for text in self.pieces]
         return FakeStream([*pieces, FakePiece("", self.reason)], options)
 
-    async def log_probabilities_async(self, text: str) -> list[tuple[int, float]]:
+    async def log_probabilities_async(
+        self, text: str, progress: Any = None
+    ) -> list[tuple[int, float]]:
         self.calls.append(("score", text))
         if self.error:
             raise self.error
+        if progress:
+            progress(1, len(text))
+            progress(len(text), len(text))
         return [(ord(character), -0.5 - (i % 2)) for i, character in enumerate(text)]
 
     def close(self) -> None:
@@ -143,6 +150,26 @@ def test_hands_on_every_option_under_the_names_of_stream(model: type[FakeModel])
         "repetition_penalty": 1.2, "stop": ["x", "y"], "logprobs": 0, "steps_per_submit": 4,
         "parse_special": True,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16", "int8", "int4"])
+def test_hands_the_precision_to_the_model(
+    model: type[FakeModel], tmp_path: Path, precision: str
+) -> None:
+    (tmp_path / "text").write_text("abc")
+    assert main(["Hi", "--precision", precision]) == 0
+    assert main(["score", str(tmp_path / "text"), "--precision", precision]) == 0
+    assert model.calls.count(("model", f"stories in {precision}")) == 2
+
+
+@pytest.mark.parametrize("arguments", [["Hi"], ["score", "text"]])
+def test_refuses_a_precision_that_there_is_none_of(
+    arguments: list[str], model: type[FakeModel], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--precision", "f64"])
+    assert ended.value.code == 2 and model.calls == []
+    assert "invalid choice: 'f64' (choose from" in capsys.readouterr().err
 
 
 def test_names_the_adapter_in_the_environment(
@@ -299,6 +326,20 @@ def test_score_reads_standard_input_as_it_is(
     assert main(["score", "-"]) == 0
     assert model.calls[1] == ("score", "a\n\n")
     assert capsys.readouterr().out.startswith("tokens: 3\n")
+
+
+def test_score_shows_progress_on_a_terminal_and_takes_it_away(
+    model: type[FakeModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "text").write_text("abcd")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["score", str(tmp_path / "text")]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "\rscoring  25 %\rscoring 100 %\r             \r"
+    assert captured.out.startswith("tokens: 4\n")
 
 
 def test_score_names_a_file_that_is_not_there_or_no_text(

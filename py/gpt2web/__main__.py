@@ -12,6 +12,8 @@ import math
 import os
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 from gpt2web.causal_lm import GPT2CausalLM
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.gpu import DeviceError
+from gpt2web.precision import PRECISIONS
 
 DESCRIPTION = """\
 Continue a text with a GPT-2 model, on this machine's GPU. The prompt and what follows it are
@@ -108,6 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
         "and the N likeliest as [id, text, logprob]",
     )
     add("--adapter", metavar="NAME", help="(part of) the GPU adapter's name; also $GPT2WEB_ADAPTER")
+    add_precision(add)
     add("--steps-per-submit", type=int, metavar="N", help="tokens made per submit (chosen to suit)")
     add("--info", action="store_true", help="say what runs the model, and end")
     add("--version", action="version", version=f"gpt2web {version('gpt2web')}")
@@ -125,7 +129,16 @@ def make_score_parser() -> argparse.ArgumentParser:
     add("file", metavar="FILE", help="the text; - reads standard input")
     add("--model", default="stories", metavar="NAME", help="a bundled model, or a folder (stories)")
     add("--adapter", metavar="NAME", help="(part of) the GPU adapter's name; also $GPT2WEB_ADAPTER")
+    add_precision(add)
     return parser
+
+
+def add_precision(add: Callable[..., Any]) -> None:
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help="how the GPU keeps matrices (as the model is stored)",
+    )
 
 
 def read_prompt(given: str | None) -> str:
@@ -175,15 +188,16 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-def show_progress(done: int, total: int) -> None:
-    print(f"\rloading {100 * done // max(total, 1):3d} %", end="", file=sys.stderr, flush=True)
+def show_progress(what: str, done: int, total: int) -> None:
+    line = f"{what} {100 * done // max(total, 1):3d} %"
+    print(f"\r{line}", end="", file=sys.stderr, flush=True)
     if done >= total:
-        print("\r" + " " * 13 + "\r", end="", file=sys.stderr, flush=True)
+        print("\r" + " " * len(line) + "\r", end="", file=sys.stderr, flush=True)
 
 
 async def generate(options: argparse.Namespace, prompt: str) -> None:
     """Loads the model and writes what it makes, or with --info what runs it."""
-    lm = await load(options.model)
+    lm = await load(options)
     try:
         if options.info:
             write("".join(f"{name}: {readable(value)}\n" for name, value in lm.info.items()))
@@ -200,10 +214,11 @@ async def generate(options: argparse.Namespace, prompt: str) -> None:
 
 async def score(options: argparse.Namespace, text: str) -> None:
     """Loads the model and writes how well it foretells a text."""
-    lm = await load(options.model)
+    lm = await load(options)
     try:
         warn_if_slow(lm)
-        found = await lm.log_probabilities_async(text)
+        progress = partial(show_progress, "scoring") if sys.stderr.isatty() else None
+        found = await lm.log_probabilities_async(text, progress)
     finally:
         lm.close()
     if not found:
@@ -214,9 +229,12 @@ async def score(options: argparse.Namespace, text: str) -> None:
     write(f"perplexity: {math.exp(loss):,.3f}\n")
 
 
-async def load(model: str) -> GPT2CausalLM:
-    progress = show_progress if sys.stderr.isatty() else None
-    return await GPT2CausalLM.from_preset_async(model, progress=progress)
+async def load(options: argparse.Namespace) -> GPT2CausalLM:
+    return await GPT2CausalLM.from_preset_async(
+        options.model,
+        precision=options.precision,
+        progress=partial(show_progress, "loading") if sys.stderr.isatty() else None,
+    )
 
 
 def warn_if_slow(lm: GPT2CausalLM) -> None:

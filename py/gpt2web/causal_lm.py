@@ -543,28 +543,42 @@ class GPT2CausalLM:
 
     score = blocking(score_async)
 
-    async def log_probabilities_async(self, text: str) -> list[tuple[int, float]]:
+    async def log_probabilities_async(
+        self, text: str, progress: Progress | None = None
+    ) -> list[tuple[int, float]]:
         """Each id of a text with its natural log-probability after those before it.
 
-        A text longer than the context is taken in windows, each id once. Windows begin with
-        <|endoftext|> where the model wants it; else with the last id of the window before, and the
-        very first id, which nothing foretells, is left out.
+        A text longer than the context is taken in `windows`. progress: called with (ids done, ids
+        in all) behind each.
         """
-        ids = self.prompt_ids(text)
-        context = self.backbone.config.max_sequence_length
+        windows = self.windows(text)
+        total = sum(len(targets) for _, targets in windows)
         found: list[tuple[int, float]] = []
-        at = 1  # of the next id to score
-        while at < len(ids):
-            first = self.tokenizer.start_token_id if self.add_start_token else ids[at - 1]
-            window = [first, *ids[at : at + context]]
-            inputs, targets = window[:-1], window[1:]
+        for inputs, targets in windows:
             losses = await (await self.score_async([inputs], None, "loss", [targets])).read()
             values = losses.cast("B").cast("f")
             found += [(i, -loss) for i, loss in zip(targets, values, strict=True)]
-            at += len(targets)
+            if progress is not None:
+                progress(len(found), total)
         return found
 
     log_probabilities = blocking(log_probabilities_async)
+
+    def windows(self, text: str) -> list[tuple[list[int], list[int]]]:
+        """A text in parts of at most the context: (ids, the id that follows each), where each of
+        the text's ids follows once.
+
+        Windows begin with <|endoftext|> where the model wants it; else with the last id of the
+        window before, and the very first id, which nothing foretells, is left out.
+        """
+        ids = self.prompt_ids(text)
+        context = self.backbone.config.max_sequence_length
+        found = []
+        for at in range(1, len(ids), context):  # of the next id to score
+            first = self.tokenizer.start_token_id if self.add_start_token else ids[at - 1]
+            window = [first, *ids[at : at + context]]
+            found.append((window[:-1], window[1:]))
+        return found
 
     async def perplexity_async(self, text: str) -> float:
         """exp of the mean loss of a text's ids, as log_probabilities_async gives them."""

@@ -110,6 +110,7 @@ class Chunks:
     """The model over chunks of tokens: fills a cache and, with `output`, gives hidden states.
 
     output: [rows, n, hidden], the states after the final norm; its column 0 is first_position.
+    Chunks are shorter than CHUNK where the activations of one would not fit a buffer.
     """
 
     def __init__(
@@ -127,11 +128,15 @@ class Chunks:
         self.first_position = first_position
         self.blocks = device.tensor((CHUNK // BLOCK, 4), "u32", uniform=True)
         self.ids = device.tensor((CHUNK,), "u32")
-        self.x = device.tensor((CHUNK, hidden))
-        self.normalized = device.tensor((CHUNK, hidden))
-        self.qkv = device.tensor((CHUNK, 3 * hidden))
-        self.attended = device.tensor((CHUNK, hidden))
-        self.hidden_units = device.tensor((CHUNK, config.intermediate_dim))
+        self.tokens = CHUNK  # of a chunk at most
+        widest = max(3 * hidden, config.intermediate_dim)
+        while self.tokens > BLOCK and 4 * self.tokens * widest > largest_tensor(device):
+            self.tokens //= 2
+        self.x = device.tensor((self.tokens, hidden))
+        self.normalized = device.tensor((self.tokens, hidden))
+        self.qkv = device.tensor((self.tokens, 3 * hidden))
+        self.attended = device.tensor((self.tokens, hidden))
+        self.hidden_units = device.tensor((self.tokens, config.intermediate_dim))
         self._recorded: dict[int, list[Dispatch]] = {}  # by tokens in use
 
     def run(self, spans: Sequence[Span]) -> list[Span]:
@@ -139,7 +144,7 @@ class Chunks:
         blocks: list[Span] = []
         rest: list[Span] = []
         for row, position, ids in spans:
-            taken = min(len(ids), BLOCK * (CHUNK // BLOCK - len(blocks)))
+            taken = min(len(ids), self.tokens - BLOCK * len(blocks))
             for start in range(0, taken, BLOCK):
                 block = ids[start : min(start + BLOCK, taken)]
                 blocks.append((row, position + start, block))
