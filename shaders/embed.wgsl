@@ -11,6 +11,7 @@ override HIDDEN: u32 = 1u;
 override COLUMNS: u32 = 1u;       // ids in this part of wte
 override FIRST_COLUMN: u32 = 0u;  // the part's first id
 override COLUMN_GROUPS: u32 = (COLUMNS + 3u) / 4u;
+override K_WORDS: u32 = (HIDDEN + WEIGHTS_PER_WORD - 1u) / WEIGHTS_PER_WORD;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -24,6 +25,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   }
   let column = row.last_id - FIRST_COLUMN;
   let words = wte[channel / WEIGHTS_PER_WORD * COLUMN_GROUPS + column / 4u];
-  let token = load_weight(words, channel % WEIGHTS_PER_WORD)[column % 4u];
+  var token = load_weight(words, channel % WEIGHTS_PER_WORD)[column % 4u];
+  if HAS_SCALES {
+    let scales = wte[(K_WORDS + channel / 32u) * COLUMN_GROUPS + column / 4u];
+    token *= load_scale(scales, channel)[column % 4u];
+  }
   x[id.y * HIDDEN + channel] = token + wpe[row.position * HIDDEN + channel];
 }

@@ -13,6 +13,7 @@ override POSITIONS: u32 = 1u;
 override COLUMNS: u32 = 1u;       // ids in this part of wte
 override FIRST_COLUMN: u32 = 0u;  // the part's first id
 override COLUMN_GROUPS: u32 = (COLUMNS + 3u) / 4u;
+override K_WORDS: u32 = (HIDDEN + WEIGHTS_PER_WORD - 1u) / WEIGHTS_PER_WORD;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -24,7 +25,11 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   }
   let column = token_id - FIRST_COLUMN;
   let words = wte[channel / WEIGHTS_PER_WORD * COLUMN_GROUPS + column / 4u];
-  let embedding = load_weight(words, channel % WEIGHTS_PER_WORD)[column % 4u];
+  var embedding = load_weight(words, channel % WEIGHTS_PER_WORD)[column % 4u];
+  if HAS_SCALES {
+    let scales = wte[(K_WORDS + channel / 32u) * COLUMN_GROUPS + column / 4u];
+    embedding *= load_scale(scales, channel)[column % 4u];
+  }
   let position = min(chunk.blocks[token / 16u].position + token % 16u, POSITIONS - 1u);  // padding too
   x[token * HIDDEN + channel] = embedding + wpe[position * HIDDEN + channel];
 }

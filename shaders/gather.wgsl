@@ -10,6 +10,7 @@ override K: u32 = 1u;             // channels
 override COLUMNS: u32 = 1u;       // ids in this part of the table
 override FIRST_COLUMN: u32 = 0u;  // the part's first id
 override COLUMN_GROUPS: u32 = (COLUMNS + 3u) / 4u;
+override K_WORDS: u32 = (K + WEIGHTS_PER_WORD - 1u) / WEIGHTS_PER_WORD;
 
 @compute @workgroup_size(64)
 fn main(
@@ -28,5 +29,10 @@ fn main(
   }
   let column = token_id - FIRST_COLUMN;
   let words = table[channel / WEIGHTS_PER_WORD * COLUMN_GROUPS + column / 4u];
-  output[index] = load_weight(words, channel % WEIGHTS_PER_WORD)[column % 4u];
+  var value = load_weight(words, channel % WEIGHTS_PER_WORD)[column % 4u];
+  if HAS_SCALES {
+    let scales = table[(K_WORDS + channel / 32u) * COLUMN_GROUPS + column / 4u];
+    value *= load_scale(scales, channel)[column % 4u];
+  }
+  output[index] = value;
 }

@@ -41,17 +41,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       }
       source_tile[i % STEP * 64u + i / STEP] = value;
     }
-    for (var i = thread; i < 256u / WEIGHTS_PER_WORD; i += 256u) {
-      let word = k0 / WEIGHTS_PER_WORD + i / 16u;
-      let column_group = first_group + i % 16u;
-      var words = vec4<u32>();
-      if word < K_WORDS && column_group < COLUMN_GROUPS {
-        words = weight[word * COLUMN_GROUPS + column_group];
-      }
-      for (var j = 0u; j < WEIGHTS_PER_WORD; j++) {
-        weight_tile[(i / 16u * WEIGHTS_PER_WORD + j) * 16u + i % 16u] = load_weight(words, j);
+    let tile_k = k0 + thread / 16u;
+    var weights = vec4<f32>();
+    if tile_k < K && first_group + group < COLUMN_GROUPS {
+      let words = weight[tile_k / WEIGHTS_PER_WORD * COLUMN_GROUPS + first_group + group];
+      weights = load_weight(words, tile_k % WEIGHTS_PER_WORD);
+      if HAS_SCALES {
+        let scales = weight[(K_WORDS + tile_k / 32u) * COLUMN_GROUPS + first_group + group];
+        weights *= load_scale(scales, tile_k);
       }
     }
+    weight_tile[thread] = weights;
     workgroupBarrier();
     for (var k = 0u; k < STEP; k++) {
       let columns = weight_tile[k * 16u + group];

@@ -16,11 +16,20 @@ fn matvec(group: u32, thread: u32) -> vec4<f32> {
   if group < COLUMN_GROUPS {
     for (var word = thread / 4u; word < K_WORDS; word += 64u) {
       let words = weight[word * COLUMN_GROUPS + group];
+      let first_k = word * WEIGHTS_PER_WORD;
+      let before = sum;
+      if HAS_SCALES {
+        sum = vec4<f32>();  // of this word, which has one scale
+      }
       for (var i = 0u; i < WEIGHTS_PER_WORD; i++) {
-        let k = word * WEIGHTS_PER_WORD + i;
+        let k = first_k + i;
         if K % WEIGHTS_PER_WORD == 0u || k < K {
           sum += input_value(k) * load_weight(words, i);
         }
+      }
+      if HAS_SCALES {
+        let scales = weight[(K_WORDS + first_k / 32u) * COLUMN_GROUPS + group];
+        sum = before + sum * load_scale(scales, first_k);
       }
     }
   }

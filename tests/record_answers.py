@@ -18,10 +18,16 @@ ANSWERS = Path(__file__).parents[1] / "py" / "gpt2web" / "answers.json"
 
 
 def answers():
+    """{"int8": {"long/q": values, ...}, "int4": ...}"""
+    return {precision: answers_in(precision) for precision in ("int8", "int4")}
+
+
+def answers_in(precision):
     """{"long/q": values, ...}: what each buffer holds after one step on each prompt."""
     config = selftest.CONFIG
     shapes = reference.weight_shapes(config)
-    weights = {n: np.array(v).reshape(shapes[n]) for n, v in selftest.fixed_weights().items()}
+    fixed = selftest.fixed_weights(precision)
+    weights = {name: np.array(values).reshape(shapes[name]) for name, values in fixed.items()}
     layer = reference.layer_weights(weights, 0)
     found = {}
     for name, count in selftest.PROMPTS.items():

@@ -235,11 +235,15 @@ def new_cache(config, batch, length):
 
 
 def pack(matrix, bits):
-    """Weights as the kernels store them: [K, N] -> uint32 [ceil(K / per), N padded to 4].
+    """Weights as the kernels store them: [K, N] -> uint32 [ceil(K / per), N padded to 4], and for 8
+    and 4 bits rows of scales behind them, one u32 for each column and 32 K-values.
 
     A word holds `per` = 32 / bits consecutive K-values of one column, the first in its low bits.
-    bits 32: float32; bits 16: float16. Padding is zero.
+    bits 32: float32; 16: float16; 8 and 4: the signed integers of `quantize`, with a float32 scale,
+    or two float16, the first in the low half. Padding is zero.
     """
+    if bits < 16:
+        return pack_quantized(*quantize(matrix, bits), bits)
     per = 32 // bits
     rows, columns = matrix.shape
     values = np.zeros((-(-rows // per) * per, -(-columns // 4) * 4), np.float32)
@@ -252,11 +256,94 @@ def pack(matrix, bits):
 
 def unpack(words, shape, bits):
     """The float32 [K, N] that `pack` made words from, rounded to what the bits can hold."""
+    if bits < 16:
+        q, scales = unpack_quantized(words, shape, bits)
+        return dequantize(q, scales, bits)
     if bits == 32:
         return words.view(np.float32)[: shape[0], : shape[1]].copy()
     halves = np.stack([words & 0xFFFF, words >> 16], axis=1).astype(np.uint16)
     values = halves.view(np.float16).astype(np.float32).reshape(-1, words.shape[1])
     return values[: shape[0], : shape[1]].copy()
+
+
+GROUP = {8: 32, 4: 16}  # K-values that share a scale
+
+
+def quantize(matrix, bits):
+    """[K, N] -> q int8 [K, N], scales float32 [ceil(K / group), N]; scale * q is about the matrix.
+
+    8 bits: the largest magnitude is 127 steps. 4 bits: of the scales that make the value of largest
+    magnitude -8, -7.5, -7, -6.5, 8 ... steps, and each one's least-squares refit, the one of the
+    smallest squared error; scales are rounded to float16 before anything is measured by them.
+    """
+    group = GROUP[bits]
+    rows, columns = matrix.shape
+    x = np.zeros((-(-rows // group) * group, columns))
+    x[:rows] = matrix
+    x = x.reshape(-1, group, columns)  # [groups, group, N]
+    at = np.abs(x).argmax(axis=1)[:, None]
+    largest = np.take_along_axis(x, at, axis=1)  # [groups, 1, N]
+    if bits == 8:
+        scales = (np.abs(largest) / 127).astype(np.float32)
+        q = np.rint(_divide(x, scales)).clip(-127, 127)
+        return q.reshape(-1, columns)[:rows].astype(np.int8), scales[:, 0]
+    best = np.full(largest.shape, np.inf)
+    best_q, best_scales = np.zeros(x.shape), np.zeros(largest.shape, np.float32)
+    for steps in (-8, -7.5, -7, -6.5, 8, 7.5, 7, 6.5):
+        scales = largest / steps
+        for _ in range(2):  # as it is, and refitted
+            scales = scales.astype(np.float16).astype(np.float32)
+            q = np.rint(_divide(x, scales)).clip(-8, 7)
+            error = ((q * scales - x) ** 2).sum(axis=1, keepdims=True)
+            better = error < best
+            best = np.where(better, error, best)
+            best_q = np.where(better, q, best_q)
+            best_scales = np.where(better, scales, best_scales)
+            scales = _divide((q * x).sum(axis=1, keepdims=True), (q * q).sum(axis=1, keepdims=True))
+    return best_q.reshape(-1, columns)[:rows].astype(np.int8), best_scales[:, 0] + 0.0  # no -0
+
+
+def dequantize(q, scales, bits):
+    """q [K, N], scales [ceil(K / group), N] -> float32 [K, N]"""
+    return np.repeat(scales, GROUP[bits], axis=0)[: len(q)] * q.astype(np.float32)
+
+
+def pack_quantized(q, scales, bits):
+    """q [K, N], scales [ceil(K / group), N] -> uint32, words and then scales; see `pack`."""
+    per, width = 32 // bits, -(-q.shape[1] // 4) * 4
+    numbers = np.zeros((-(-len(q) // per), per, width), np.uint32)
+    padded = np.zeros((numbers.shape[0] * per, width), np.int8)
+    padded[: len(q), : q.shape[1]] = q
+    numbers[:] = padded.reshape(numbers.shape).astype(np.uint32) & (2**bits - 1)
+    words = np.zeros((len(numbers), width), np.uint32)
+    for i in range(per):
+        words |= numbers[:, i] << np.uint32(bits * i)
+    all_scales = np.zeros((-(-len(q) // 32) * 32 // GROUP[bits], width), np.float32)
+    all_scales[: len(scales), : scales.shape[1]] = scales
+    if bits == 8:
+        return np.concatenate([words, all_scales.view(np.uint32)])
+    halves = all_scales.astype(np.float16).view(np.uint16).astype(np.uint32)
+    return np.concatenate([words, halves[0::2] | halves[1::2] << 16])
+
+
+def unpack_quantized(words, shape, bits):
+    """What `pack_quantized` made words from: q int8 [K, N], scales float32 [ceil(K / group), N]."""
+    rows, columns = shape
+    per, groups = 32 // bits, -(-rows // GROUP[bits])
+    count = -(-rows // per)  # rows of words
+    shifts = np.arange(32 - bits, -1, -bits, dtype=np.uint32)  # to the top, and back with the sign
+    q = (words[:count, None] << shifts[None, :, None]).view(np.int32) >> (32 - bits)
+    q = q.reshape(-1, words.shape[1])[:rows, :columns].astype(np.int8)
+    scales = words[count:]
+    if bits == 4:
+        halves = np.stack([scales & 0xFFFF, scales >> 16], axis=1).astype(np.uint16)
+        scales = halves.view(np.float16).astype(np.float32).reshape(-1, words.shape[1])
+    return q, scales.view(np.float32)[:groups, :columns].copy()
+
+
+def _divide(a, b):
+    """a / b; 0 where b is."""
+    return np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape)), where=b != 0)
 
 
 def similarity(states, own):

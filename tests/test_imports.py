@@ -15,7 +15,7 @@ LAYERS = (
     "preprocessor checkpoint manifest webgpu url_folder sampler searchers samplers",
     "gpu",
     "kernels turn",
-    "weights chunks decoder",
+    "array_checkpoint weights chunks decoder",
     "backbone variables layer masks embedding attention layers",
     "generate search stream selftest preset",
     "causal_lm",

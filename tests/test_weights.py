@@ -12,7 +12,7 @@ import reference
 from adapters import load_backbone
 from gpt2web import weights as weights_module
 from gpt2web.backbone import GPT2Backbone
-from gpt2web.checkpoint import CheckpointError, LocalFolder, open_checkpoint
+from gpt2web.checkpoint import CheckpointError, LocalFolder, TensorEntry, open_checkpoint
 from gpt2web.gpu import block_on
 from gpt2web.precision import is_matrix
 from gpt2web.weights import Weights
@@ -82,12 +82,12 @@ def test_tensors_larger_than_a_piece_come_in_several(device, monkeypatch):
     monkeypatch.setattr(weights_module, "PIECE_BYTES", 4096)
     backbone = GPT2Backbone(**WIDE, device=device)
     loader = weights_module._Loader(Weights(device, backbone.config, "f32"), 0, None)
-    entry = SimpleNamespace(shape=(517, 50), byte_length=517 * 50 * 2)
+    entry = TensorEntry("wte.weight", "F16", (517, 50), 517 * 50 * 2)
     pieces = loader.pieces(entry)
     assert len(pieces) > 5
     next_row = 0
     for first, rows, size in pieces:
-        assert first == next_row and first % 8 == 0
+        assert first == next_row and first % 32 == 0
         assert size == rows * 50 * 2 <= 4 * loader.source.size
         next_row += rows
     assert next_row == 517
@@ -205,5 +205,5 @@ def test_untrained_weights_are_normal_and_the_same_every_time(device, monkeypatc
 
 
 def test_an_unknown_precision_is_refused(device):
-    with pytest.raises(ValueError, match="precision must be one of f32, f16, got 'f64'"):
+    with pytest.raises(ValueError, match="precision must be one of f32, f16, int8, int4, got 'f64'"):
         block_on(GPT2Backbone(**ODD, device=device, precision="f64").ready(), "ready")

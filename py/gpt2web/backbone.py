@@ -8,14 +8,16 @@ from typing import Any
 
 from gpt2web import kernels
 from gpt2web.arguments import to_lists, to_rows, whole_numbers
+from gpt2web.array_checkpoint import ArrayCheckpoint
+from gpt2web.checkpoint import CheckpointError
 from gpt2web.chunks import uncached_states
 from gpt2web.config import GPT2Config
 from gpt2web.embedding import ReverseEmbedding
 from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, blocking
 from gpt2web.turn import Turn
-from gpt2web.weights import ArrayCheckpoint, Progress, Source, Weights
+from gpt2web.weights import Progress, Source, Weights
 
-PRECISIONS = {"float32": "f32", "float16": "f16"}
+DTYPES = {"float32": "f32", "float16": "f16"}  # Keras's words
 
 
 class GPT2Backbone:
@@ -25,7 +27,8 @@ class GPT2Backbone:
         vocabulary_size, num_layers, num_heads, hidden_dim, intermediate_dim, max_sequence_length:
             sizes; attributes of the same names hold them, and `config` all of it.
         dropout: kept in the config and inactive: this is inference.
-        precision: "f32" or "f16", how matrices are stored; arithmetic is f32 either way.
+        precision: "f32", "f16", "int8" or "int4", how matrices are kept; arithmetic is f32 whatever
+            it is. int8 has a scale for each 32 weights; int4 for each 16, its embedding is int8.
         dtype: the same in Keras's words, "float32" or "float16".
         device: the GPU to use; None asks for one when it is first needed.
 
@@ -79,9 +82,9 @@ class GPT2Backbone:
         self.intermediate_dim = self.config.intermediate_dim
         self.dropout = self.config.dropout
         self.max_sequence_length = self.config.max_sequence_length
-        if dtype not in (None, *PRECISIONS):
-            raise ValueError(f"dtype is one of {', '.join(PRECISIONS)}, got {dtype!r}")
-        self.precision = precision or PRECISIONS[dtype or "float32"]
+        if dtype not in (None, *DTYPES):
+            raise ValueError(f"dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
+        self.precision = precision or DTYPES[dtype or "float32"]
         self.name = name
         self.trainable = trainable  # kept in the config: this is inference
         self.device = device
@@ -99,8 +102,12 @@ class GPT2Backbone:
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, but for the device."""
-        dtype = next(name for name, bits in PRECISIONS.items() if bits == self.precision)
-        keras = {"name": self.name, "trainable": self.trainable, "dtype": dtype}
+        keras: dict[str, Any] = {"name": self.name, "trainable": self.trainable}
+        dtypes = {kept: name for name, kept in DTYPES.items()}
+        if self.precision in dtypes:
+            keras["dtype"] = dtypes[self.precision]
+        else:
+            keras["precision"] = self.precision
         return keras | self.config.get_config()
 
     @property
@@ -207,8 +214,11 @@ class GPT2Backbone:
         """Take over weights from arrays under their Hugging Face names, with "transformer." or
         without: numpy arrays, or nested lists. Every tensor is wanted; a tied lm_head.weight and
         saved causal masks (h.0.attn.bias) are passed over. Raises ValueError naming the tensor that
-        is missing, unknown or misshapen; the weights stay as they were then."""
-        await self.load(ArrayCheckpoint(self.config, weights))
+        is missing, unknown, misshapen or not finite; the weights stay as they were then."""
+        try:
+            await self.load(ArrayCheckpoint(self.config, weights))
+        except CheckpointError as error:
+            raise ValueError(str(error)) from None
 
     load_weights = blocking(load_weights_async)
 

@@ -16,7 +16,8 @@ from gpt2web.checkpoint import Folder, open_checkpoint
 from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of, uncached_states
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session, collect
-from gpt2web.gpu import MAX_ROWS, Device, Tensor, block_on, blocking
+from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, block_on, blocking
+from gpt2web.precision import choose_precision, is_packed
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
 from gpt2web.preset import (
     hold_to_manifest,
@@ -87,13 +88,17 @@ class GPT2CausalLM:
 
         Args:
             preset: a bundled model's name ("stories"), a local folder, or a Folder.
-            precision: how matrices are stored, "f32" or "f16"; None takes f16 where the checkpoint
-                itself holds no more, else f32. Arithmetic is f32 either way.
+            precision: how matrices are kept on the GPU: "f32", "f16", "int8" (a scale for each 32
+                weights) or "int4" (a scale for each 16; the embedding, which is also the head, in
+                int8). None takes what the folder holds: f32 for bf16. Floats are packed to any of
+                them while they load; what is stored in int8 or int4 stays that. Arithmetic is f32
+                whatever it is.
             adapter: part of the name of the GPU to use; natively only.
             base_url: in the page, where models/ lies.
             progress: called with (bytes done, bytes in all).
 
-        Raises CheckpointError for what lies in the folder, DeviceError for the GPU.
+        Raises CheckpointError for what lies in the folder, also weights that are not finite;
+        DeviceError for the GPU; ValueError for a precision that the folder cannot be had in.
         """
         if not isinstance(preset, str | Path) and not hasattr(preset, "read_text"):
             raise TypeError(f"preset is a name, a path, a URL or a Folder, got {preset!r}")
@@ -107,11 +112,15 @@ class GPT2CausalLM:
         checkpoint = await open_checkpoint(folder, config)
         device = None
         try:
-            if precision is None:
-                only_f16 = all(entry.dtype == "F16" for entry in checkpoint.entries)
-                precision = "f16" if only_f16 else "f32"
+            asked = choose_precision(folder.name, checkpoint.precision, precision)
             device = await Device.request(adapter)
-            precision, self_test = await selftest.run(device, precision)
+            precision, self_test = await selftest.run(device, asked)
+            if precision != asked and is_packed(checkpoint.precision):
+                raise DeviceError(
+                    f"{folder.name} is stored in {asked}, which {device.info['adapter']} computes "
+                    f"wrongly (self-test: {self_test}). Take the model in f32 or f16, update the "
+                    "graphics driver, or choose another adapter or browser"
+                )
             backbone = GPT2Backbone.from_config(config, precision=precision, device=device)
             backbone.owns_device = True
             await backbone.load(checkpoint, progress)

@@ -16,6 +16,14 @@ from pathlib import Path
 from typing import Protocol
 
 from gpt2web.config import GPT2Config
+from gpt2web.precision import (
+    PACKED_BITS,
+    bits_of,
+    is_matrix,
+    matrix_shape,
+    packed_name,
+    packed_shape,
+)
 from gpt2web.safetensors import (
     BYTES_PER_VALUE,
     MAX_TEXT_BYTES,
@@ -61,9 +69,9 @@ class Folder(Protocol):
 class TensorEntry:
     """One tensor of a checkpoint."""
 
-    name: str  # without "transformer."
-    dtype: str  # "F32", "F16" or "BF16"
-    shape: tuple[int, ...]
+    name: str  # without "transformer.", and without what precision.packed_name puts behind it
+    dtype: str  # "F32", "F16", "BF16"; "INT8" or "INT4": packed, as precision.py says
+    shape: tuple[int, ...]  # as the file has it: of a packed one its words and scales
     byte_length: int
 
 
@@ -154,7 +162,8 @@ def tensor_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
 
 async def open_checkpoint(folder: Folder, config: GPT2Config) -> Checkpoint:
     """The checkpoint in `folder`, its headers read and checked: every tensor of a GPT-2 of this
-    configuration once, with its shape, and nothing unknown.
+    configuration once, with its shape, and nothing unknown; matrices in floats, or all packed in
+    one precision.
 
     Looks for model.safetensors, then for model.safetensors.index.json and the files it names. An
     lm_head.weight of wte.weight's shape is the tied head and is read over, as are old mask buffers.
@@ -204,6 +213,18 @@ class Checkpoint:
         self._stream: Stream | None = first  # the first file's, already past its header
         self.entries = tuple(entry for file in files for entry, _ in file.spans if entry)
         self.total_bytes = sum(entry.byte_length for entry in self.entries)
+
+    @property
+    def name(self) -> str:
+        """The folder's."""
+        return self._folder.name
+
+    @property
+    def precision(self) -> str:
+        """What the matrices are stored in, "int4" or "int8"; of floats the precision that holds
+        them all: "f16", or "f32"."""
+        dtypes = {entry.dtype for entry in self.entries if is_matrix(entry.name)}
+        return _packed_precision(dtypes) or ("f16" if dtypes == {"F16"} else "f32")
 
     async def tensors(self) -> AsyncIterator[tuple[TensorEntry, Stream]]:
         """Every tensor once, in file order, with a stream of exactly its bytes.
@@ -302,7 +323,7 @@ def _check_tensors(
     for file, tensors in stored.items():
         for tensor in tensors:
             where = f"{folder}/{file}: tensor {tensor.name}"
-            name = tensor.name.removeprefix("transformer.")
+            name, dtype = _split_name(tensor, shapes)
             if MASK.fullmatch(name):
                 continue
             if name not in wanted:
@@ -312,10 +333,13 @@ def _check_tensors(
                     f"{where} is there twice: also as {seen[name]}. Keep one of them."
                 )
             seen[name] = f"{tensor.name} in {file}"
-            _check_tensor(where, tensor, wanted[name], config)
+            if dtype in PACKED_BITS:
+                _check_packed(where, tensor, matrix_shape(name, wanted[name]), PACKED_BITS[dtype])
+            else:
+                _check_tensor(where, tensor, wanted[name], config)
             if name in shapes:
                 entries[file, tensor.name] = TensorEntry(
-                    name, tensor.dtype, tensor.shape, tensor.byte_length
+                    name, dtype, tensor.shape, tensor.byte_length
                 )
     missing = [name for name in shapes if name not in seen]
     if missing:
@@ -325,7 +349,52 @@ def _check_tensors(
             f"{len(shapes)} tensors (num_layers {config.num_layers}), got {len(entries)}. "
             "Use the config.json that came with these weights, or fetch them again."
         )
+    _check_one_precision(folder, entries)
     return entries
+
+
+def _split_name(tensor: StoredTensor, shapes: dict[str, tuple[int, ...]]) -> tuple[str, str]:
+    """A stored tensor's plain name, and its dtype, "INT8" or "INT4" where the name says so."""
+    name = tensor.name.removeprefix("transformer.")
+    plain, _, suffix = name.rpartition(".")
+    if suffix.upper() in PACKED_BITS and plain in shapes and is_matrix(plain):
+        return plain, suffix.upper()
+    return name, tensor.dtype
+
+
+def _packed_precision(dtypes: set[str]) -> str | None:
+    """The precision of a checkpoint with packed tensors of these dtypes."""
+    return "int4" if "INT4" in dtypes else "int8" if "INT8" in dtypes else None
+
+
+def _check_one_precision(folder: str, entries: dict[tuple[str, str], TensorEntry]) -> None:
+    """Packed matrices are all of one precision."""
+    precision = _packed_precision({entry.dtype for entry in entries.values()})
+    if precision is None:
+        return
+    for (file, stored_name), entry in entries.items():
+        wanted = packed_name(entry.name, precision)
+        if is_matrix(entry.name) and entry.dtype != f"INT{bits_of(entry.name, precision)}":
+            raise CheckpointError(
+                f"{folder}/{file}: tensor {stored_name}: wanted {wanted}, as the other matrices "
+                f"are stored in {precision}, got {entry.dtype}. Convert the model again, all of it "
+                "in one precision."
+            )
+
+
+def _check_packed(where: str, tensor: StoredTensor, matrix: tuple[int, int], bits: int) -> None:
+    shape = packed_shape(*matrix, bits)
+    if (tensor.dtype, tensor.shape) != ("U32", shape):
+        raise CheckpointError(
+            f"{where}: wanted U32 {list(shape)}, the words and scales of a [{matrix[0]}, "
+            f"{matrix[1]}] matrix in int{bits}, got {tensor.dtype} {list(tensor.shape)}. "
+            "Use the config.json that came with these weights, or convert the model again."
+        )
+    if tensor.byte_length != 4 * math.prod(shape):
+        raise CheckpointError(
+            f"{where}: wanted {4 * math.prod(shape)} bytes for U32 {list(shape)}, "
+            f"got {tensor.byte_length}. Write the file again."
+        )
 
 
 def _check_tensor(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gpt2web.gpu import Device, Dispatch, Tensor
+from gpt2web.precision import SCALED
 
 SPLIT = 256  # cache slots that one workgroup of attention.wgsl takes
 BLOCK = 16  # tokens of a block of a chunk
@@ -23,7 +24,7 @@ PIECE_TYPES = {"F32": 0, "F16": 1, "BF16": 2}
 class WeightPart(NamedTuple):
     """Columns first_column..+columns of a weight matrix, in words as weights.wgsl lays them."""
 
-    words: Tensor  # u32 [k_words, columns rounded up to 4]
+    words: Tensor  # u32 precision.packed_shape: with the rows of scales, where it has them
     first_column: int
     columns: int
 
@@ -430,24 +431,81 @@ def pack(
     source: Tensor,
     weight: Weight,
     part: WeightPart,
+    flaws: Tensor,
     *,
     source_type: str,
     source_columns: int,
     transposed: bool,
     rows: int,
 ) -> Dispatch:
-    """Packs `rows` rows of a checkpoint tensor (F32, F16 or BF16) into a part of a weight."""
-    per_word = 32 // weight.bits
-    k_words = ceil_div(weight.k, per_word)
+    """Packs `rows` rows of a checkpoint tensor (F32, F16 or BF16) into a part of a weight of 32 or
+    16 bits. piece u32 [4]: first row, rows, the tensor's number, 0; flaws u32 [4]: the least number
+    of a tensor with a value that is not finite, of one with a value beyond f16, 0, 0."""
+    per_thread = 32 // weight.bits
+    constants = _rows(weight, part, source_type, source_columns, transposed)
+    groups = _row_groups(weight, part, transposed, rows, per_thread)
+    return device.kernel("pack", constants, [piece, source, part.words, flaws], groups)
+
+
+def quantize(
+    device: Device,
+    piece: Tensor,
+    source: Tensor,
+    weight: Weight,
+    part: WeightPart,
+    flaws: Tensor,
+    *,
+    source_type: str,
+    source_columns: int,
+    transposed: bool,
+    rows: int,
+) -> Dispatch:
+    """What pack does, for a weight of 8 or 4 bits: its words, and their scales. The tensor's first
+    row is a multiple of 32, unless it is transposed; `rows` too, but for the last piece."""
+    constants = _rows(weight, part, source_type, source_columns, transposed)
+    groups = _row_groups(weight, part, transposed, rows, SCALED)
+    return device.kernel("quantize", constants, [piece, source, part.words, flaws], groups)
+
+
+def copy_words(
+    device: Device,
+    piece: Tensor,
+    source: Tensor,
+    weight: Weight,
+    part: WeightPart,
+    flaws: Tensor,
+    *,
+    source_columns: int,
+    rows: int,
+) -> Dispatch:
+    """Lays `rows` rows of a tensor that a file holds packed into a part of a weight of 8 or 4 bits,
+    bit for bit."""
     constants = _part(weight, part) | {
+        "SOURCE_COLUMNS": source_columns,
+        "STRIDE": part.words.shape[-1],
+    }
+    groups = (ceil_div(part.columns, 64), rows)
+    return device.kernel("copy_words", constants, [piece, source, part.words, flaws], groups)
+
+
+def _rows(
+    weight: Weight, part: WeightPart, source_type: str, source_columns: int, transposed: bool
+) -> dict[str, float]:
+    """Constants of tensor_rows.wgsl."""
+    return _part(weight, part) | {
         "SOURCE_TYPE": PIECE_TYPES[source_type],
         "SOURCE_COLUMNS": source_columns,
         "TRANSPOSED": transposed,
-        "STRIDE": part.words.size // k_words,
+        "STRIDE": part.words.shape[-1],
     }
-    columns, words = (rows, k_words) if transposed else (part.columns, ceil_div(rows, per_word))
-    groups = (ceil_div(columns, 64), words)
-    return device.kernel("pack", constants, [piece, source, part.words], groups)
+
+
+def _row_groups(
+    weight: Weight, part: WeightPart, transposed: bool, rows: int, per_thread: int
+) -> tuple[int, int]:
+    """Workgroups of 64 columns for rows of a tensor, so many k-values to a thread."""
+    columns, values = (rows, weight.k) if transposed else (part.columns, rows)
+    return ceil_div(columns, 64), ceil_div(values, per_thread)
 
 
 def random_normal(

@@ -14,6 +14,31 @@ BITS = {"f32": 32, "f16": 16, "int8": 8, "int4": 4}
 PRECISIONS = tuple(BITS)
 SCALED = 32  # k-values of a column whose scale, or two, one u32 holds
 GROUPS = {8: 32, 4: 16}  # bits: k-values that share a scale
+PACKED_BITS = {"INT8": 8, "INT4": 4}  # what checkpoint.TensorEntry calls tensors stored packed
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError for what is none."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+
+
+def is_packed(precision: str) -> bool:
+    """Whether a folder can hold tensors packed in it: int8 and int4."""
+    return BITS[precision] in GROUPS
+
+
+def choose_precision(folder: str, stored: str, asked: str | None) -> str:
+    """The precision to load a folder in that is stored in one. ValueError: it cannot be had."""
+    if asked is None:
+        return stored
+    check_precision(asked)
+    if is_packed(stored) and asked != stored:
+        raise ValueError(
+            f"{folder} is stored in {stored} and runs in that alone, got the precision {asked!r}: "
+            "leave it out, or convert the model again from its float weights"
+        )
+    return asked
 
 
 def is_matrix(name: str) -> bool:

@@ -1,8 +1,9 @@
 """Known answers: does this GPU compute what it should?
 
-A one-layer GPT-2 of fixed weights goes through the kernels that a model uses: packing, a prompt
-over two splits of the cache, and a step each way. What every kernel leaves in its buffer is
-compared with answers.json, which tests/record_answers.py writes from the numpy reference.
+A one-layer GPT-2 of fixed weights goes through the kernels that a model uses: packing in the
+precision that is asked for, a prompt over two splits of the cache, and a step each way. What every
+kernel leaves in its buffer is compared with answers.json, which tests/record_answers.py writes from
+the numpy reference.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
+from gpt2web.array_checkpoint import ArrayCheckpoint
 from gpt2web.checkpoint import tensor_shapes
 from gpt2web.config import GPT2Config
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session
 from gpt2web.gpu import Device, DeviceError, Tensor
+from gpt2web.precision import GROUPS, bits_of, is_matrix, is_transposed, matrix_shape
 from gpt2web.sampling import Sampling
-from gpt2web.weights import ArrayCheckpoint, Weights
+from gpt2web.weights import Weights
 
 CONFIG = GPT2Config(
     vocabulary_size=37,
     num_layers=1,
     num_heads=2,
     hidden_dim=8,
-    intermediate_dim=12,
+    intermediate_dim=44,  # three groups of int4, the last one short, and two of int8
     max_sequence_length=280,
 )
 PROMPTS = {"long": 271, "short": 12}  # ids: beyond one split of the cache, and within it
@@ -38,7 +41,7 @@ TOLERANCE = 1e-4  # of a buffer's largest value; f32 over these few terms is 100
 
 # What each buffer tells about: the kernels that filled it since the one before.
 BUFFERS = {
-    "q": "pack, embed or qkv",
+    "q": "pack or quantize, embed or qkv",
     "attended": "embed_chunk, norm_chunk, matmul, append_chunk, attention_chunk or attention",
     "hidden_units": "project or fc",
     "logits": "project or head",
@@ -53,17 +56,44 @@ def numbers(seed: int) -> Iterator[float]:
         yield ((seed >> 16) % 257 - 128) / 256
 
 
-def fixed_weights() -> dict[str, list[Any]]:
-    """The test model's tensors under their checkpoint names, as nested lists."""
-    source = numbers(1)
+def answers_of(precision: str) -> str:
+    """Whose answers hold: what int8 holds exactly, f16 and f32 do."""
+    return "int4" if precision == "int4" else "int8"
+
+
+def fixed_weights(precision: str) -> dict[str, list[Any]]:
+    """The test model's tensors under their checkpoint names, as nested lists; matrices are such
+    that the precision holds them exactly."""
+    source = numbers(8)  # of which no draw lies near a boundary, in either set
     weights: dict[str, list[Any]] = {}
     for name, shape in tensor_shapes(CONFIG).items():
+        if is_matrix(name):
+            k, columns = matrix_shape(name, shape)
+            bits = bits_of(name, answers_of(precision))
+            matrix = [exact_column(source, column, k, bits) for column in range(columns)]
+            weights[name] = (
+                matrix if is_transposed(name) else [list(row) for row in zip(*matrix, strict=True)]
+            )
+            continue
         gain = 1.0 if name.rsplit(".", 2)[-2].startswith("ln_") and name.endswith("weight") else 0.0
         values = [gain + 2 * next(source) for _ in range(math.prod(shape))]
         width = shape[-1]
         rows = [values[i : i + width] for i in range(0, len(values), width)]
         weights[name] = values if len(shape) == 1 else rows
     return weights
+
+
+def exact_column(source: Iterator[float], column: int, k: int, bits: int) -> list[float]:
+    """k values that are whole multiples of a power of two, a different one in neighbouring groups
+    and columns; one of each group has the largest magnitude, from which its scale follows."""
+    group = GROUPS[bits]
+    largest, others, steps = (127, 126, 128) if bits == 8 else (-8, 7, 8)
+    values = []
+    for i in range(k):
+        place, width = i % group, min(group, k - i // group * group)
+        q = largest if place == column % width else round(2 * others * next(source))
+        values.append(q / steps / 2 ** ((column + i // group) % 3))
+    return values
 
 
 def prompt(count: int) -> list[int]:
@@ -79,7 +109,7 @@ async def compute(device: Device, precision: str) -> dict[str, list[float]]:
     decoder = Decoder(device, CONFIG, weights, 1, CONFIG.max_sequence_length)
     session = Session(decoder, ALTERNATIVES)
     try:
-        await weights.load(ArrayCheckpoint(CONFIG, fixed_weights()))
+        await weights.load(ArrayCheckpoint(CONFIG, fixed_weights(precision)))
         found: dict[str, list[float]] = {}
         for name, count in PROMPTS.items():
             decoder.cached[0] = []
@@ -139,11 +169,11 @@ async def run(device: Device, precision: str) -> tuple[str, str]:
     the adapter, where that fails too.
     """
     answers = json.loads(files("gpt2web").joinpath("answers.json").read_text(encoding="utf-8"))
-    wrong = compare(await compute(device, precision), answers)
+    wrong = compare(await compute(device, precision), answers[answers_of(precision)])
     if wrong is None:
         return precision, "passed"
     if precision != "f32":
-        in_f32 = compare(await compute(device, "f32"), answers)
+        in_f32 = compare(await compute(device, "f32"), answers[answers_of("f32")])
         if in_f32 is None:
             return "f32", f"passed in f32; {precision} failed ({wrong})"
         wrong = in_f32

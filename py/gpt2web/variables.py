@@ -253,6 +253,7 @@ class Variable:
         at_once = min(rows, MAX_PIECE_ROWS, max(1, piece_bytes // (4 * columns)))
         source = device.tensor((at_once, columns))
         piece = device.tensor((4,), "u32", uniform=True)
+        flaws = device.tensor((4,), "u32")  # not looked at: NaN is the caller's to have
         for first in range(0, rows, at_once):
             count = min(at_once, rows - first)
             device.write(source, self.data[4 * first * columns : 4 * (first + count) * columns])
@@ -265,6 +266,7 @@ class Variable:
                         source,
                         weight,
                         part,
+                        flaws,
                         source_type="F32",
                         source_columns=columns,
                         transposed=transposed,

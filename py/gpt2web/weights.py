@@ -8,29 +8,43 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
 from gpt2web import kernels
-from gpt2web.arguments import array_shape, f32_bytes
-from gpt2web.checkpoint import MASK, TensorEntry, tensor_shapes
+from gpt2web.checkpoint import CheckpointError, TensorEntry, tensor_shapes
 from gpt2web.config import GPT2Config
 from gpt2web.gpu import Device, Tensor, largest_tensor
 from gpt2web.kernels import Norm, Weight, WeightPart, ceil_div
-from gpt2web.precision import is_matrix, is_transposed
+from gpt2web.precision import (
+    GROUPS,
+    PACKED_BITS,
+    SCALED,
+    bits_of,
+    check_precision,
+    is_matrix,
+    is_transposed,
+    matrix_shape,
+    packed_shape,
+)
 from gpt2web.safetensors import Stream
 
 Progress = Callable[[int, int], object]  # bytes done, bytes in all
 
 PIECE_BYTES = 4 << 20  # of a tensor, uploaded at a time
 IN_FLIGHT_BYTES = 16 << 20  # uploaded before the GPU is waited for
-BITS = {"f32": 32, "f16": 16}
+MAX_PIECE_ROWS = 65535 // SCALED * SCALED  # workgroups of copy_words in one dimension
 
 
 class Source(Protocol):
     """Tensors one after another: a Checkpoint, say."""
 
-    total_bytes: int
+    @property
+    def name(self) -> str:
+        """What error messages call it."""
+
+    @property
+    def total_bytes(self) -> int: ...
 
     def tensors(self) -> AsyncIterator[tuple[TensorEntry, Stream]]: ...
 
@@ -39,8 +53,7 @@ class Weights:
     """The parameters of a config: `matrices` in words, `vectors` (norms, biases, wpe) in f32."""
 
     def __init__(self, device: Device, config: GPT2Config, precision: str) -> None:
-        if precision not in BITS:
-            raise ValueError(f"precision must be one of {', '.join(BITS)}, got {precision!r}")
+        check_precision(precision)
         self.device = device
         self.config = config
         self.precision = precision
@@ -48,8 +61,8 @@ class Weights:
         self.vectors: dict[str, Tensor] = {}
         for name, shape in tensor_shapes(config).items():
             if is_matrix(name):
-                k, columns = shape[::-1] if is_transposed(name) else shape
-                self.matrices[name] = allocate(device, k, columns, BITS[precision])
+                bits = bits_of(name, precision)
+                self.matrices[name] = allocate(device, *matrix_shape(name, shape), bits)
             else:
                 self.vectors[name] = device.tensor(shape)
 
@@ -57,13 +70,27 @@ class Weights:
         return Norm(self.vectors[f"{name}.weight"], self.vectors[f"{name}.bias"])
 
     async def load(self, checkpoint: Source, progress: Progress | None = None) -> None:
-        """Stream a checkpoint onto the GPU. Raises CheckpointError where a file breaks off."""
+        """Stream a checkpoint onto the GPU.
+
+        Raises CheckpointError where a file breaks off or a tensor holds values that are not finite
+        or, in f16, beyond 65,504; ValueError for tensors stored in another of int8 and int4.
+        """
         loader = _Loader(self, checkpoint.total_bytes, progress)
         try:
             async for entry, stream in checkpoint.tensors():
+                self._check_stored(entry)
                 await loader.load(entry, stream)
+            await loader.check(checkpoint.name)
         finally:  # at once, also where a traceback keeps the loader
             loader.destroy()
+
+    def _check_stored(self, entry: TensorEntry) -> None:
+        bits = PACKED_BITS.get(entry.dtype)
+        if bits is not None and bits != self.matrices[entry.name].bits:
+            raise ValueError(
+                f"{entry.name} is stored in {entry.dtype.lower()}, the backbone has the precision "
+                f"{self.precision}: make the backbone in the precision that the folder is stored in"
+            )
 
     async def randomize(self, seed: int = 0, scale: float = 0.02) -> None:
         """Fill with N(0, scale^2), norms with 1 and 0: a model before any training."""
@@ -85,66 +112,15 @@ class Weights:
 
 def allocate(device: Device, k: int, columns: int, bits: int) -> Weight:
     """Room for a matrix [k, columns], in as many parts as the device's limits ask for."""
-    words = ceil_div(k, 32 // bits)
-    fitting = largest_tensor(device) // (4 * words) // 64 * 64  # columns, in whole tiles
+    rows, _ = packed_shape(k, columns, bits)
+    fitting = largest_tensor(device) // (4 * rows) // 64 * 64  # columns, in whole tiles
     most = min(columns, max(64, fitting))
     parts = []
     for first in range(0, columns, most):
         count = min(most, columns - first)
-        tensor = device.tensor((words, 4 * ceil_div(count, 4)), "u32")
+        tensor = device.tensor(packed_shape(k, count, bits), "u32")
         parts.append(WeightPart(tensor, first, count))
     return Weight(k, columns, bits, tuple(parts))
-
-
-class ArrayCheckpoint:
-    """Tensors that are already in memory: {checkpoint name: array}, with "transformer." or without.
-
-    Raises ValueError for a tensor that is missing, unknown, or not of the config's shape.
-    """
-
-    def __init__(self, config: GPT2Config, arrays: Mapping[str, Any]) -> None:
-        self._shapes = tensor_shapes(config)
-        self._arrays = {name.removeprefix("transformer."): a for name, a in arrays.items()}
-        for name in list(self._arrays):
-            if name == "lm_head.weight" or MASK.fullmatch(name):  # the head is wte again
-                del self._arrays[name]
-        missing = [name for name in self._shapes if name not in self._arrays]
-        unknown = [name for name in self._arrays if name not in self._shapes]
-        if missing or unknown:
-            what = f"{missing[0]} is missing" if missing else f"{unknown[0]} is no tensor of it"
-            raise ValueError(
-                f"weights: wanted the {len(self._shapes)} tensors of this GPT-2; {what}"
-            )
-        self.total_bytes = sum(4 * math.prod(shape) for shape in self._shapes.values())
-
-    async def tensors(self) -> AsyncIterator[tuple[TensorEntry, Stream]]:
-        for name, shape in self._shapes.items():
-            found = array_shape(self._arrays[name])
-            if found != shape:
-                raise ValueError(f"weights: {name} has the shape {found}, wanted {shape}")
-            try:
-                data = f32_bytes(self._arrays[name])
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"weights: {name}: {error}") from None
-            yield TensorEntry(name, "F32", shape, len(data)), BytesStream(data)
-
-
-class BytesStream:
-    """A checkpoint.Stream over bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
-        self.size = len(data)
-
-    async def read(self, count: int) -> memoryview:
-        data, self._data = self._data[:count], self._data[count:]
-        return data
-
-    async def read_bytes(self, count: int) -> bytes:
-        return bytes(await self.read(count))
-
-    def close(self) -> None:
-        self._data = memoryview(b"")
 
 
 class _Loader:
@@ -155,18 +131,27 @@ class _Loader:
         self.device = weights.device
         self.total_bytes = total_bytes
         self.progress = progress
+        # at least a row of words of the packed embedding, and 32 rows of any other tensor
         widest = max(shape[-1] for shape in tensor_shapes(weights.config).values())
-        self.source = self.device.tensor((max(PIECE_BYTES // 4, 8 * widest),), "u32")
+        least = max(SCALED * widest, weights.config.vocabulary_size + 3)
+        piece_bytes = min(PIECE_BYTES, largest_tensor(self.device))
+        self.source = self.device.tensor((max(piece_bytes // 4, least),), "u32")
         self.piece = self.device.tensor((4,), "u32", uniform=True)
+        self.flaws = self.device.tensor((4,), "u32")
+        self.device.write(self.flaws, b"\xff" * 16)
+        self.names: list[str] = []  # by number
         self.done_bytes = 0
         self.in_flight = 0
 
     def pieces(self, entry: TensorEntry) -> list[tuple[int, int, int]]:
-        """(first row, rows, bytes) of each piece; rows in eights, as words hold them."""
+        """(first row, rows, bytes) of each piece: whole words and groups, so rows in 32s, unless
+        the tensor is packed already."""
         columns = entry.shape[-1]
         rows = math.prod(entry.shape[:-1])
         row_bytes = entry.byte_length // rows
-        at_once = max(8, self.source.size // columns // 8 * 8)
+        at_once = min(self.source.size // columns, MAX_PIECE_ROWS)
+        if entry.dtype not in PACKED_BITS:
+            at_once = at_once // SCALED * SCALED
         return [
             (first, min(at_once, rows - first), min(at_once, rows - first) * row_bytes)
             for first in range(0, rows, at_once)
@@ -182,6 +167,7 @@ class _Loader:
                 self.device.write(self.source, rest.ljust(4, b"\0"), whole)
             self.pack(entry, first, rows)
             await self.advance(size)
+        self.names.append(entry.name)
 
     async def fill(self, entry: TensorEntry, seed: int, stream: int, scale: float) -> None:
         norm = entry.name.rsplit(".", 2)[-2].startswith("ln_")
@@ -203,30 +189,34 @@ class _Loader:
 
     def pack(self, entry: TensorEntry, first: int, rows: int) -> None:
         """Lays the source's rows out in the weight or vector they belong to."""
-        columns = entry.shape[-1]
-        transposed = is_transposed(entry.name)
+        device, columns = self.device, entry.shape[-1]
         weight = self.weights.matrices.get(entry.name)
         if weight is None:
             vector = self.weights.vectors[entry.name]
-            weight = Weight(
-                math.prod(entry.shape[:-1]), columns, 32, (WeightPart(vector, 0, columns),)
-            )
-        self.device.write(self.piece, struct.pack("<4I", first, rows, 0, 0))
-        calls = [
-            kernels.pack(
-                self.device,
-                self.piece,
-                self.source,
-                weight,
-                part,
-                source_type=entry.dtype,
-                source_columns=columns,
-                transposed=transposed,
-                rows=rows,
-            )
-            for part in weight.parts
-        ]
-        self.device.submit(calls)
+            k = math.prod(entry.shape[:-1])
+            weight = Weight(k, columns, 32, (WeightPart(vector, 0, columns),))
+        device.write(self.piece, struct.pack("<4I", first, rows, len(self.names), 0))
+        given = self.piece, self.source, weight
+        calls = []
+        for part in weight.parts:
+            if entry.dtype in PACKED_BITS:
+                call = kernels.copy_words(
+                    device, *given, part, self.flaws, source_columns=columns, rows=rows
+                )
+            else:
+                kernel = kernels.quantize if weight.bits in GROUPS else kernels.pack
+                call = kernel(
+                    device,
+                    *given,
+                    part,
+                    self.flaws,
+                    source_type=entry.dtype,
+                    source_columns=columns,
+                    transposed=is_transposed(entry.name),
+                    rows=rows,
+                )
+            calls.append(call)
+        device.submit(calls)
 
     async def advance(self, size: int) -> None:
         self.done_bytes += size
@@ -237,6 +227,24 @@ class _Loader:
         if self.progress is not None:
             self.progress(self.done_bytes, self.total_bytes)
 
+    async def check(self, where: str) -> None:
+        """Raises CheckpointError naming the first tensor in which the GPU met what it cannot
+        multiply with: one readback for all that was loaded."""
+        not_finite, too_large = struct.unpack("<2I", await self.device.read(self.flaws, 8))
+        if not_finite < len(self.names):
+            raise CheckpointError(
+                f"{where}: tensor {self.names[not_finite]} holds values that are NaN or infinite; "
+                "wanted finite weights. Fetch the file again, or take a checkpoint from before the "
+                "training went wrong."
+            )
+        if too_large < len(self.names):
+            raise CheckpointError(
+                f"{where}: tensor {self.names[too_large]} holds values too large for "
+                f"{self.weights.precision}, whose 16-bit floats end at 65,504. "
+                "Load the model with precision f32 or int8."
+            )
+
     def destroy(self) -> None:
         self.source.destroy()
         self.piece.destroy()
+        self.flaws.destroy()

@@ -1,0 +1,27 @@
+// include: weights.wgsl tensor_rows.wgsl
+// Lays rows of a tensor that a file holds in words of 8 or 4 bits and their scales (weights.wgsl) into a
+// part of a weight, as they are. Notes scales that are not finite, or would make a weight that is not.
+// One thread per word: dispatch (columns / 64, rows).
+
+@group(0) @binding(2) var<storage, read_write> packed: array<u32>;  // [K_WORDS + K / 32][STRIDE]
+
+const LARGEST_SCALE = 0x7b800000u;  // exponent of 2^120; 127 * 2^121 is the last below infinity
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+  if id.x >= COLUMNS || id.y >= piece.rows {
+    return;
+  }
+  let row = piece.first_row + id.y;
+  let word = source[id.y * SOURCE_COLUMNS + FIRST_COLUMN + id.x];
+  if row >= K_WORDS {
+    if WEIGHT_BITS == 8u {
+      if (word & EXPONENT) > LARGEST_SCALE {
+        note_non_finite();
+      }
+    } else if (word & 0x7c00u) == 0x7c00u || (word & 0x7c000000u) == 0x7c000000u {
+      note_non_finite();
+    }
+  }
+  packed[row * STRIDE + id.x] = word;
+}
