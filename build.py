@@ -2,7 +2,8 @@
 """Sets up, builds, serves, tests and runs gpt2web. Needs Python 3.11+ and npm, nothing else.
 
 What it installs stays inside the clone: `.venv` (Python packages, pinned with hashes in
-requirements/), `node_modules` (Pyodide, pinned in package-lock.json) and `.cache` (wheels, logs).
+requirements/), `node_modules` (Pyodide and hash-wasm, pinned in package-lock.json) and `.cache`
+(wheels, logs).
 Only `test` and `bench` reach further: as root on Debian or Ubuntu they install Chromium and a
 Vulkan driver.
 Each step leaves a stamp with a hash of its inputs, and is skipped while they are the same.
@@ -47,6 +48,8 @@ MODELS = ROOT / "models"  # the reader's own, converted by `build.py model`
 
 # What pyodide.mjs fetches when it starts; the rest of the npm package is for Node and for editors.
 PYODIDE_FILES = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip")
+# Of hash-wasm, the one hash that web/downloads.js uses; its binary is inside.
+HASH_WASM = "sha256.umd.min.js"
 PYODIDE_HOLDS = """\
 Pyodide's binary also holds Emscripten's runtime with musl (MIT), LLVM's compiler-rt and libc++
 (Apache-2.0 with LLVM exception), libffi (MIT), zlib (Zlib), bzip2 (bzip2-1.0.6), liblzma (0BSD),
@@ -211,7 +214,7 @@ def set_up_npm(dev: bool) -> None:
             "`sudo apt-get install -y npm`."
         )
     command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    step("Fetching Pyodide with npm", command + ([] if dev else ["--omit=dev"]), "npm")
+    step("Fetching npm's packages", command + ([] if dev else ["--omit=dev"]), "npm")
     stamps[-1].write_text(key, encoding="utf-8")
 
 
@@ -384,6 +387,8 @@ def write_dist() -> None:
     (fresh / "pyodide").mkdir()
     for name in PYODIDE_FILES:
         shutil.copyfile(NODE_MODULES / "pyodide" / name, fresh / "pyodide" / name)
+    (fresh / "hash-wasm").mkdir()
+    shutil.copyfile(NODE_MODULES / "hash-wasm/dist" / HASH_WASM, fresh / "hash-wasm" / HASH_WASM)
     (fresh / "wheels").mkdir()
     write_own_wheel(fresh / "wheels")
     write_wgpu_wheel(fresh / "wheels")
@@ -474,7 +479,10 @@ def write_licenses(dist: Path, models: list[dict[str, object]]) -> None:
     What is said of models of the reader's own is what their manifests say.
     """
     own = [model for model in models if not (BUNDLED / str(model["name"])).is_dir()]
-    pyodide = json.loads((NODE_MODULES / "pyodide" / "package.json").read_text("utf-8"))["version"]
+    pyodide, hash_wasm = (
+        json.loads((NODE_MODULES / name / "package.json").read_text("utf-8"))["version"]
+        for name in ("pyodide", "hash-wasm")
+    )
     lock = json.loads((dist / "pyodide" / "pyodide-lock.json").read_text("utf-8"))
     python = lock["info"]["python"]
     ours, wgpu, micropip = (lock["packages"][name] for name in ("gpt2web", "wgpu", "micropip"))
@@ -490,6 +498,7 @@ def write_licenses(dist: Path, models: list[dict[str, object]]) -> None:
         f"CPython {python} (inside pyodide/): PSF-2.0, text 3; source: {github}/python/cpython",
         f"micropip {micropip['version']} (wheels/): MPL-2.0, text 2; source: in the wheel itself",
         f"wgpu-py {wgpu['version']} (wheels/, its pure-Python part): BSD-2-Clause, text 4",
+        f"hash-wasm {hash_wasm} (hash-wasm/, its SHA-256): MIT, text 5",
         "",
         PYODIDE_HOLDS,
     ]
@@ -500,6 +509,7 @@ def write_licenses(dist: Path, models: list[dict[str, object]]) -> None:
         "BSD-2-Clause (wgpu-py)": next(
             data.decode() for name, data in wgpu_files.items() if name.endswith("LICENSE")
         ),
+        "MIT (hash-wasm)": (NODE_MODULES / "hash-wasm/LICENSE").read_text("utf-8"),
     }
     for number, (title, text) in enumerate(texts.items(), 1):
         lines += ["", "=" * 80, f"{number}. {title}", "=" * 80, "", text.strip()]

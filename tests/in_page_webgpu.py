@@ -12,6 +12,7 @@ import wgpu
 from pyodide.ffi import JsProxy, to_js
 
 from gpt2web import webgpu
+from gpt2web.browser_folder import FetchFolder
 from gpt2web.checkpoint import CheckpointError
 
 USAGE = wgpu.BufferUsage
@@ -529,7 +530,7 @@ async def leaves_nothing():
 
 async def fetched(url):
     """Reads across the borders of chunks; `numbers` holds byte i % 251 at i, in small chunks."""
-    folder = webgpu.FetchFolder(url + "odd")
+    folder = FetchFolder(url + "odd")
     found = {"name": folder.name, "text": await folder.read_text("plain")}
     for file in ("numbers", "compressed", "no-length"):
         stream = await folder.open(file)
@@ -550,14 +551,14 @@ async def fetched(url):
 
 
 async def fetch_failures(url):
-    folder = webgpu.FetchFolder(url + "odd/")
+    folder = FetchFolder(url + "odd/")
     found = {
         "missing": await failure(folder.open("missing")),
         "missing text": await failure(folder.read_text("missing")),
         "page for all": await failure(folder.open("page")),
         "page as text": await failure(folder.read_text("page-as-text")),
         "broken server": await failure(folder.open("error")),
-        "no server": await failure(webgpu.FetchFolder("http://127.0.0.1:1/").open("x")),
+        "no server": await failure(FetchFolder("http://127.0.0.1:1/").open("x")),
         "odd name": await failure(folder.open("a b?#/c")),
     }
     stream = await folder.open("cut")
@@ -578,7 +579,7 @@ async def fetch_failures(url):
 
 async def closes_early(url):
     """Opens an endless file, reads a little and closes it: the server sees the connection end."""
-    stream = await webgpu.FetchFolder(url + "odd").open("endless")
+    stream = await FetchFolder(url + "odd").open("endless")
     data = await stream.read(100_000)
     reading = asyncio.ensure_future(failure(stream.read(1 << 30)))
     await asyncio.sleep(0.01)
@@ -593,7 +594,7 @@ async def weights_stay_outside(url):
     def heap():
         return pyodide_js._module.HEAPU8.length
 
-    folder, size = webgpu.FetchFolder(url + "odd"), 64 << 20
+    folder, size = FetchFolder(url + "odd"), 64 << 20
     buffer = device.create_buffer(size=size, usage=USAGE.COPY_DST)
     stream = await folder.open("large")
     before = heap()

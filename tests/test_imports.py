@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "py" / "gpt2web"
 LAYERS = (
     "arguments unicode_table",
     "config precision safetensors bpe vocabulary tokenizer packer sampling",
-    "preprocessor checkpoint manifest webgpu url_folder sampler searchers samplers",
+    "preprocessor checkpoint manifest webgpu url_folder browser_folder sampler searchers samplers",
     "gpu",
     "kernels turn",
     "array_checkpoint weights chunks decoder",
@@ -23,7 +23,13 @@ LAYERS = (
 )
 RANKS = {name: rank for rank, line in enumerate(LAYERS) for name in line.split()}
 # Who may import what is not everywhere; everywhere else it would break the page or the tests.
-ONLY_IN = {"wgpu": {"gpu", "webgpu"}, "js": {"webgpu"}, "pyodide": {"webgpu"}}
+IN_THE_PAGE = {"webgpu", "browser_folder"}
+ONLY_IN = {
+    "wgpu": {"gpu", "webgpu"},
+    "js": IN_THE_PAGE,
+    "pyodide": IN_THE_PAGE,
+    "gpt2web_downloads": {"browser_folder"},
+}
 
 
 def imports(tree: ast.AST, inside: bool = False) -> list[tuple[str, bool]]:

@@ -63,7 +63,7 @@ def test_the_javascript_example_runs(quick_browser: Browser, server: TestServer)
     with started.value.expect_event("close", timeout=120_000):  # lm.close() ends it
         pass
     assert len(page.inner_text("body")) > 8, logged
-    assert any(line.startswith("model ") for line in logged)
+    assert any(line.startswith("model ") for line in logged), logged
     assert any("swiftshader f16 passed" in line for line in logged), logged
     page.context.close()
 

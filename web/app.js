@@ -19,6 +19,7 @@ const SETTINGS = [
 
 const STAGES = {
   runtime: "Starting Python",
+  download: "Downloading the model",
   check: "Testing the arithmetic",
   model: "Loading the model",
   prepare: "Preparing to write",

@@ -7,7 +7,7 @@
 // from here as JavaScript's bytes, through one buffer of a file's size.
 
 import "./hash-wasm/sha256.umd.min.js"; // makes globalThis.hashwasm
-import { MemoryStore, openStores } from "./store.js";
+import { MemoryStore, loadLock, openStores } from "./store.js";
 import { failure, request } from "./transfer.js";
 
 const AT_ONCE = 4; // files
@@ -95,17 +95,18 @@ class Download {
     return this.#verified(shard, new Uint8Array(shard.bytes));
   }
 
-  /** All weights as one stream; from now on they come. */
+  /** All weights as one stream; from now on they come, and before them the small files not yet here. */
   stream() {
     const lock = { mode: "shared", signal: this.#closing.signal }; // removeModel asks for it
     const closed = new Promise((resolve) => this.#closing.signal.addEventListener("abort", resolve));
     navigator.locks.request(loadLock(this.#url.href), lock, () => closed).catch(() => {});
+    const coming = [...this.#files.values(), ...this.#weights];
     let next = 0;
     const slot = async () => {
-      while (next < this.#weights.length) {
+      while (next < coming.length) {
         const number = next++;
-        await this.#mayCome(number);
-        await this.#keep(this.#weights[number]);
+        await this.#mayCome(number - this.#files.size);
+        await this.#keep(coming[number]);
       }
     };
     for (let slots = 0; slots < AT_ONCE; slots++) slot().catch(() => {}); // the reader gets the error
@@ -485,11 +486,6 @@ class JoinedStream {
     const number = this.#next++;
     this.#rest = await this.#take(number, this.#buffer.subarray(0, this.#shards[number].bytes));
   }
-}
-
-/** The lock that a load has, shared, for as long as it reads the folder at this address. */
-export function loadLock(url) {
-  return `gpt2web load ${url}`;
 }
 
 const idleHashes = []; // each has 128 KiB of WebAssembly memory: used again, not made anew

@@ -10,8 +10,10 @@
 // any sub-path will do.
 //
 // To the worker                             From the worker, with the id of what it answers
-//   {type: "load", id, model}                 {type: "progress", id, stage, done, total} ...
+//   {type: "load", id, model, precision,      {type: "progress", id, stage, done, total, and of stage
+//    paused}  (the last two where given)       "download" also stored, notice} ...
 //                                             {type: "result", id, value}
+//   {type: "pause"}, {type: "resume"}         (the download of the load under way)
 //   {type: "generate", id, prompt, options}   {type: "started", id, seed}
 //                                             {type: "pieces", id, pieces, timing} ...
 //   {type: "cancel", id}                      (that generation ends with a "cancelled" piece)
@@ -19,6 +21,8 @@
 //   {type: "detokenize", id, ids}             {type: "result", id, value}
 // Instead of the last answer there may be     {type: "error", id, error: {name, message, detail}}
 // Not about one message: {type: "ready"}, once, and {type: "broken", message} when all is over.
+
+import { loadLock, openStores } from "./store.js";
 
 const here = new URL("./", import.meta.url);
 
@@ -38,36 +42,163 @@ const OPTIONS = {
 };
 
 /**
- * Starts a worker and loads a model into it.
+ * Starts a worker and loads a model into it. What is downloaded stays stored in this browser, also when
+ * the load fails or is given up: the next one goes on from there.
  *
  * @param {string} name  a folder under models/
  * @param {object} [options]
- * @param {({stage, done, total}) => void} [options.onProgress]  stage: "runtime" (Pyodide), "check"
- *   (the self-test), "model", "prepare"; done and total: bytes, total 0 where it is not known
+ * @param {({stage, done, total}) => void} [options.onProgress]  stage: "runtime" (Pyodide), "download",
+ *   "check" (the self-test), "model", "prepare"; done and total: bytes, total 0 where it is not known.
+ *   For "download" also `stored`, the bytes that were here before, and `notice`: a sentence for the
+ *   reader, or null (there is no room to keep the model, say)
  * @param {AbortSignal} [options.signal]  gives up: the promise rejects with the signal's reason
+ * @param {string} [options.precision]  "f32", "f16", "int8" or "int4"; what the model is stored in
+ *   where none is given
+ * @param {Download} [options.download]  to pause and resume the download with
  * @returns {Promise<Model>}
- * @throws {Error} with name DeviceError (no WebGPU, no adapter), CheckpointError (no such model, or a
- *   damaged one), LoadError (a damaged copy of this folder)
+ * @throws {Error} with name DeviceError (no WebGPU, no adapter), CheckpointError (no such model, a
+ *   damaged one, or one that can't be fetched), LoadError (a damaged copy of this folder)
  */
 export async function load(name = "stories", options = {}) {
   if (typeof name !== "string") {
     throw new TypeError(`The model's name must be a string, not ${kind(name)}.`);
   }
-  const { onProgress, signal } = known(options, ["onProgress", "signal"], "load");
+  const names = ["onProgress", "signal", "precision", "download"];
+  const { onProgress, signal, precision, download } = known(options, names, "load");
+  if (download !== undefined && !(download instanceof Download)) {
+    throw new TypeError(`The option download must be a Download, not ${kind(download)}.`);
+  }
   signal?.throwIfAborted();
   const link = new Link();
   const giveUp = () => link.close(signal.reason);
+  const pause = () => link.tell({ type: download.paused ? "pause" : "resume" });
   signal?.addEventListener("abort", giveUp);
+  download?.addEventListener("change", pause);
   try {
     onProgress?.({ stage: "runtime", done: 0, total: 0 });
-    const info = await link.request({ type: "load", model: name }, onProgress);
+    const message = { type: "load", model: name };
+    if (precision !== undefined && precision !== null) message.precision = precision; // else as stored
+    if (download?.paused) message.paused = true;
+    const info = await link.request(message, onProgress);
     return new Model(link, info);
   } catch (error) {
     link.close(error);
     throw error;
   } finally {
     signal?.removeEventListener("abort", giveUp);
+    download?.removeEventListener("change", pause);
   }
+}
+
+/**
+ * What pauses the download of a load: `const download = new Download()`, given to `load`. Bytes that
+ * have come stay; other tabs may go on with them. Sends itself a "change" event at each change.
+ */
+export class Download extends EventTarget {
+  #paused = false;
+
+  get paused() {
+    return this.#paused;
+  }
+
+  pause() {
+    this.#set(true);
+  }
+
+  resume() {
+    this.#set(false);
+  }
+
+  #set(paused) {
+    if (this.#paused === paused) return;
+    this.#paused = paused;
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+/**
+ * The models of this folder (models.json), and how much of each is stored in this browser.
+ *
+ * @returns {Promise<{name, title, license, precision, parameters, context, bytes, stored}[]>}  bytes: what
+ *   a load needs in all; bytes - stored is what it will download
+ */
+export async function models() {
+  const [listed, sizes] = await Promise.all([fetchJson("models.json"), storedSizes()]);
+  const all = await Promise.all(listed.map(async (model) => ({ ...model, ...(await inspect(model.name)) })));
+  return all.map(({ shards = [], ...model }) => ({ ...model, ...amounts(shards, sizes) }));
+}
+
+/**
+ * Deletes what is stored of a model, half a download too. A file that another model has as well, all of
+ * which is stored, stays.
+ *
+ * @param {string} name  a folder under models/
+ * @throws {Error} with name BusyError while the model is being loaded, in this tab or another
+ */
+export async function removeModel(name) {
+  const lock = loadLock(folderOf(name));
+  await navigator.locks.request(lock, { ifAvailable: true }, async (granted) => {
+    if (!granted) {
+      const message = `${name} is being loaded, here or in another tab: end that, and delete it then.`;
+      throw failure({ name: "BusyError", message });
+    }
+    const [{ shards }, others, sizes] = await Promise.all([inspect(name), models(), storedSizes()]);
+    const kept = others.filter((model) => model.name !== name && model.bytes === model.stored);
+    const needed = await Promise.all(kept.map(async (model) => (await inspect(model.name)).shards));
+    const stay = new Set(needed.flat().map(({ sha256 }) => sha256));
+    const gone = (shards ?? []).filter(({ sha256 }) => sizes.has(sha256) && !stay.has(sha256));
+    const stores = await openStores();
+    await Promise.all(stores.flatMap((store) => gone.map(({ sha256 }) => store.remove(sha256))));
+  });
+}
+
+/**
+ * Asks the browser not to delete what is stored here when room runs short elsewhere.
+ *
+ * @returns {Promise<boolean>}  whether it will do so; it may ask the reader, or decide by itself
+ */
+export async function keepOffline() {
+  return (await navigator.storage?.persist?.()) ?? false;
+}
+
+function folderOf(name) {
+  return new URL(`models/${name}/`, here).href;
+}
+
+async function fetchJson(path) {
+  const response = await fetch(new URL(path, here), { cache: "no-cache" });
+  if (response.ok) return response.json();
+  const message = `${path} could not be fetched: the server answered ${response.status}.`;
+  throw failure({ name: "LoadError", message });
+}
+
+/** What a model's manifest says, and its files; nothing where it has none that can be read. */
+async function inspect(name) {
+  try {
+    const { title, license, precision, parameters, context, files, weights } = await fetchJson(
+      `models/${name}/manifest.json`,
+    );
+    return { title, license, precision, parameters, context, shards: [...files, ...weights] };
+  } catch {
+    return {};
+  }
+}
+
+/** SHA-256 -> {whole, part}, over all that this browser keeps. */
+async function storedSizes() {
+  const lists = await Promise.all((await openStores()).map((store) => store.list()));
+  return new Map(lists.toReversed().flatMap((list) => [...list]));
+}
+
+function amounts(shards, sizes) {
+  const unique = new Map(shards.map((shard) => [shard.sha256, shard.bytes]));
+  let [bytes, stored] = [0, 0];
+  for (const [sha256, size] of unique) {
+    const { whole, part } = sizes.get(sha256) ?? { whole: 0, part: 0 };
+    bytes += size;
+    stored += Math.min(size, whole === size ? whole : part);
+  }
+  return { bytes, stored };
 }
 
 /** A loaded model. Made by `load`. */

@@ -32,6 +32,11 @@ export async function openStores() {
   return stores;
 }
 
+/** The lock that a load has, shared, for as long as it reads the folder at this address. */
+export function loadLock(url) {
+  return `gpt2web load ${url}`;
+}
+
 class FileStore {
   #folder;
 

@@ -1,6 +1,7 @@
 // worker.js: boots Pyodide, installs the wheels, and passes messages between gpt2web.js and gpt2web/page.py.
 // The messages themselves are listed at the top of gpt2web.js.
 
+import * as downloads from "./downloads.js";
 import { loadPyodide } from "./pyodide/pyodide.mjs";
 
 const here = new URL("./", import.meta.url);
@@ -28,6 +29,7 @@ async function start() {
   const [pyodide, wheels] = await Promise.all([loadPyodide({ indexURL }), fetchWheels(), adapterIsThere()]);
   const extractDir = pyodide.pyimport("site").getsitepackages().get(0);
   for (const wheel of wheels) pyodide.unpackArchive(wheel, "wheel", { extractDir });
+  pyodide.registerJsModule("gpt2web_downloads", downloads); // for gpt2web/browser_folder.py
   const page = pyodide.pyimport("gpt2web.page").Page(here.href, post);
   return { pyodide, page };
 }

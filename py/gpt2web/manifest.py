@@ -30,6 +30,9 @@ MAX_FILES = 64
 MAX_SHARDS = 65_536
 MAX_NUMBER = 2**53 - 1  # JavaScript's
 
+# (bytes here, bytes in all, bytes here before the load, a sentence for the reader or None)
+DownloadProgress = Callable[[int, int, int, str | None], object]
+
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 

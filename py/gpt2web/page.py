@@ -16,6 +16,7 @@ from typing import Any
 from gpt2web.causal_lm import GPT2CausalLM
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.gpu import DeviceError
+from gpt2web.preset import hold_to_manifest, open_folder
 from gpt2web.stream import Piece, TextStream
 from gpt2web.tokenizer import GPT2Tokenizer
 
@@ -37,15 +38,19 @@ class Page:
         self.base_url = base_url
         self.post = post
         self.lm: GPT2CausalLM | None = None
+        self.loading: Loading | None = None
         self.under_way: dict[int, Generation] = {}
 
     async def handle(self, message: Message) -> None:
         """Carries out one message. Never raises: an error is an answer too."""
-        number = message["id"]
+        number = message.get("id", 0)
         try:
             match message["type"]:
                 case "load":
-                    self.result(number, await self.load(number, message["model"]))
+                    self.result(number, await self.load(number, message))
+                case "pause" | "resume":
+                    if self.loading is not None:
+                        self.loading.pause(message["type"] == "pause")
                 case "generate":
                     await self.generate(number, message["prompt"], message["options"])
                 case "cancel":
@@ -59,29 +64,23 @@ class Page:
         except Exception as error:
             self.post({"type": "error", "id": number, "error": describe(error)})
 
-    async def load(self, number: int, model: str) -> Message:
-        """Loads a model in place of the one before; returns its info, keys in camelCase."""
-        last = 0.0
+    async def load(self, number: int, message: Message) -> Message:
+        """Loads a model in place of the one before; returns its info, keys in camelCase.
 
-        def tell(stage: str, done: int = 0, total: int = 0) -> None:
-            answer = {"type": "progress", "id": number, "stage": stage}
-            self.post(answer | {"done": done, "total": total})
-
-        def progress(done: int, total: int) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if done < total and now - last < PROGRESS_EVERY:
-                return
-            last = now
-            tell("model", done, total)
-            if done == total:
-                tell("prepare")  # pipelines and buffers
-
+        message: "model", and where they are given "precision" and "paused" (of its download).
+        """
         self.close()
-        tell("check")  # the self-test comes before the weights
-        self.lm = await GPT2CausalLM.from_preset_async(
-            model, base_url=self.base_url, progress=progress
-        )
+        self.loading = loading = Loading(number, self.post, message.get("paused", False))
+        try:
+            folder = open_folder(message["model"], self.base_url)
+            folder = await hold_to_manifest(folder, loading.download, loading.paused)
+            loading.begin(folder)
+            self.lm = await GPT2CausalLM.from_preset_async(
+                folder, precision=message.get("precision"), progress=loading.model
+            )
+        finally:
+            self.loading = None
+            loading.end()
         return {camel_case(key): value for key, value in self.lm.info.items()}
 
     async def generate(self, number: int, prompt: str, options: Message) -> None:
@@ -117,6 +116,62 @@ class Page:
 
     def result(self, number: int, value: object) -> None:
         self.post({"type": "result", "id": number, "value": value})
+
+
+class Loading:
+    """A load under way: posts how far it is.
+
+    While bytes are still to come, only the download is told of: tests, tensors and pipelines go on
+    beside it.
+    """
+
+    def __init__(self, number: int, post: Post, paused: bool) -> None:
+        self.number = number
+        self.post = post
+        self.paused = paused
+        self.folder: Any = None
+        self.downloading = False
+        self.stage: tuple[str, int, int] = ("check", 0, 0)  # beside the download
+        self.last = 0.0  # when the model's progress was posted, in seconds
+
+    def begin(self, folder: object) -> None:
+        """The folder is open: the self-test comes before the weights."""
+        self.folder = folder
+        self.pause(self.paused)
+        self.tell("check")
+
+    def pause(self, paused: bool) -> None:
+        """Pauses the download or lets it go on, where there is one."""
+        self.paused = paused
+        change = getattr(self.folder, "pause" if paused else "resume", None)
+        if change is not None:
+            change()
+
+    def end(self) -> None:
+        if hasattr(self.folder, "close"):
+            self.folder.close()
+
+    def download(self, done: int, total: int, stored: int, notice: str | None) -> None:
+        told = {"done": done, "total": total, "stored": stored, "notice": notice}
+        self.post({"type": "progress", "id": self.number, "stage": "download", **told})
+        was, self.downloading = self.downloading, done < total
+        if was and not self.downloading:
+            self.tell(*self.stage)
+
+    def model(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done < total and now - self.last < PROGRESS_EVERY:
+            return
+        self.last = now
+        self.tell("model", done, total)
+        if done == total:
+            self.tell("prepare")  # pipelines and buffers
+
+    def tell(self, stage: str, done: int = 0, total: int = 0) -> None:
+        self.stage = (stage, done, total)
+        if not self.downloading:
+            told = {"stage": stage, "done": done, "total": total}
+            self.post({"type": "progress", "id": self.number, **told})
 
 
 class Generation:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gpt2web.checkpoint import CheckpointError, Folder, LocalFolder
 from gpt2web.config import ALIASES, PRESETS, GPT2Config, preset_name
+from gpt2web.manifest import DownloadProgress, ManifestFolder, held_to_manifest
 from gpt2web.safetensors import parse_json
 from gpt2web.tokenizer import GPT2Tokenizer
 
@@ -20,7 +21,7 @@ def open_folder(preset: str | Path, base_url: str | None = None) -> Folder:
     name is models/<name> at base_url, and a URL must be of the page's own origin."""
     name = str(preset)
     if sys.platform == "emscripten":
-        from gpt2web.webgpu import FetchFolder
+        from gpt2web.browser_folder import FetchFolder
 
         base = base_url or page_base_url
         if "://" not in name:
@@ -52,12 +53,15 @@ def open_folder(preset: str | Path, base_url: str | None = None) -> Folder:
     )
 
 
-async def hold_to_manifest(folder: Folder) -> Folder:
-    """The folder, held to its manifest.json where it has one. Natively: in the page the downloader
-    checks what it stores."""
+async def hold_to_manifest(
+    folder: Folder, progress: DownloadProgress | None = None, paused: bool = False
+) -> Folder:
+    """The folder, held to its manifest.json where it has one. In the page its files are then
+    downloaded and kept: `progress` is told, `paused` waits with it. Raises CheckpointError."""
     if sys.platform == "emscripten":
-        return folder
-    from gpt2web.manifest import ManifestFolder, held_to_manifest
+        from gpt2web import browser_folder
+
+        return await browser_folder.hold_to_manifest(folder, progress, paused)
     from gpt2web.url_folder import UrlFolder
 
     held = await held_to_manifest(folder)

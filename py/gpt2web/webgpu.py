@@ -1,4 +1,4 @@
-"""The browser's half of the seam: wgpu-py's API over `navigator.gpu`, model folders over `fetch`.
+"""The browser's half of the seam to the GPU: wgpu-py's API over `navigator.gpu`.
 
 wgpu-py 0.32 has no browser backend (its `js_webgpu` is a stub). Importing this module registers one
 through `wgpu.backends._register_backend`, after which `wgpu.gpu` works under Pyodide with wgpu-py's
@@ -43,8 +43,6 @@ from pyodide.ffi import JsException, JsProxy, create_proxy, to_js
 from wgpu import classes, enums, flags, structs
 from wgpu._coreutils import ArrayLike, CanvasLike, str_flag_to_int
 from wgpu.backends import _register_backend
-
-from gpt2web.checkpoint import CheckpointError
 
 T = TypeVar("T")
 
@@ -1080,133 +1078,3 @@ class GPUCompilationInfo(classes.GPUCompilationInfo):
 
 gpu = GPU()
 _register_backend(gpu)
-
-
-# --- A model's folder over fetch -----------------------------------------------------------------
-
-
-class FetchFolder:
-    """A `gpt2web.checkpoint.Folder` at an address.
-
-    url: the folder's absolute address. Raises CheckpointError, with the address and the number of
-    bytes, where a server refuses or a transfer breaks, and FileNotFoundError for a file that isn't
-    there: status 404 or 410, or a web page where a model's file should be, which is how hosts of
-    single-page applications answer for it.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._url = url if url.endswith("/") else url + "/"
-        self.name = str(js.decodeURIComponent(self._url.rstrip("/").rpartition("/")[2]))
-
-    async def read_text(self, file: str) -> str:
-        url, response = await self._fetch(file)
-        try:
-            text = str(await response.text())
-        except JsException as error:
-            raise CheckpointError(f"{url}: the transfer broke: {error.message}") from None
-        if text[:256].lstrip().lower().startswith(("<!doctype html", "<html")):
-            raise FileNotFoundError(f"{url}: the server answers with a web page instead.")
-        return text
-
-    async def open(self, file: str) -> FetchStream:
-        url, response = await self._fetch(file)
-        length = response.headers.get("content-length")
-        # Of a compressed answer, Content-Length counts the compressed bytes.
-        coding = str(response.headers.get("content-encoding") or "identity")
-        if length and coding == "identity":
-            return FetchStream(url, response.body, int(length))
-        try:
-            blob = await response.blob()  # kept by the browser, outside the WASM heap
-        except JsException as error:
-            raise CheckpointError(f"{url}: the transfer broke: {error.message}") from None
-        return FetchStream(url, blob.stream(), int(blob.size))
-
-    async def _fetch(self, file: str) -> tuple[str, Any]:
-        url = self._url + "/".join(js.encodeURIComponent(part) for part in file.split("/"))
-        try:
-            response = await js.fetch(url)
-        except JsException as error:
-            raise CheckpointError(f"{url} could not be fetched: {error.message}") from None
-        status = int(response.status)
-        if status in (404, 410):
-            problem: Exception = FileNotFoundError(
-                f"{url}: the server has no such file ({status})."
-            )
-        elif not response.ok:
-            problem = CheckpointError(
-                f"{url} could not be fetched: the server answered {status} {response.statusText}."
-            )
-        elif str(response.headers.get("content-type") or "").startswith("text/html"):
-            problem = FileNotFoundError(f"{url}: the server answers with a web page instead.")
-        else:
-            return url, response
-        if response.body:
-            await response.body.cancel()
-        raise problem
-
-
-class FetchStream:
-    """One file on its way: a `gpt2web.checkpoint.Stream` of JavaScript Uint8Arrays."""
-
-    def __init__(self, url: str, body: Any, size: int) -> None:
-        self.size = size
-        self._url = url
-        self._reader = body.getReader()
-        self._chunk = js.Uint8Array.new(0)  # what has come and isn't handed out yet
-        self._done = 0  # bytes handed out
-
-    async def read(self, count: int) -> Any:
-        """Exactly `count` bytes: a view of the chunk that holds them all, or a new array."""
-        if count < 0:
-            raise ValueError(f"{count} bytes can't be read.")
-        if self._reader is None:
-            raise ValueError(f"{self._url} is closed.")
-        if self._chunk.byteLength == 0 and count:
-            self._chunk = await self._next_chunk(0, count)
-        if self._chunk.byteLength >= count:
-            result, self._chunk = self._chunk.subarray(0, count), self._chunk.subarray(count)
-        else:
-            result = js.Uint8Array.new(count)
-            filled = 0
-            while True:
-                taken = min(count - filled, int(self._chunk.byteLength))
-                result.set(self._chunk.subarray(0, taken), filled)
-                self._chunk = self._chunk.subarray(taken)
-                filled += taken
-                if filled == count:
-                    break
-                self._chunk = await self._next_chunk(filled, count)
-        self._done += count
-        return result
-
-    async def read_bytes(self, count: int) -> bytes:
-        data: bytes = (await self.read(count)).to_bytes()
-        return data
-
-    def close(self) -> None:
-        """Ends the transfer; harmless when done twice."""
-        if self._reader is not None:
-            reader, self._reader = self._reader, None
-            self._chunk = None
-            reader.cancel().catch(lambda _: None)  # a broken transfer has told already
-
-    async def _next_chunk(self, filled: int, count: int) -> Any:
-        """The next chunk that isn't empty."""
-        while True:
-            try:
-                part = await self._reader.read()
-            except JsException as error:
-                came = self._done + filled
-                raise CheckpointError(
-                    f"{self._url}: the transfer broke after {came} of {self.size} bytes: "
-                    f"{error.message}"
-                ) from None
-            if self._reader is None:
-                raise ValueError(f"{self._url} was closed while it was read.")
-            if part.done:
-                raise CheckpointError(
-                    f"{self._url} ends after {self._done + filled} bytes, where {count} were "
-                    f"wanted from byte {self._done} on: it is cut short, or not the right file."
-                )
-            if part.value.byteLength:
-                return part.value
