@@ -443,7 +443,11 @@ def test_another_page_loads_it_and_hears_of_progress(other_page: Page) -> None:
     assert info["software"] is True
     assert {"adapter", "precision", "kernels", "selfTest", "gpuBytes", "context"} <= info.keys()
     named = [stage["stage"] for stage in stages]
-    assert list(dict.fromkeys(named)) == ["runtime", "check", "model", "prepare"]
+    assert list(dict.fromkeys(named)) == ["runtime", "download", "check", "model", "prepare"]
+    download = [stage for stage in stages if stage["stage"] == "download"]
+    assert download[0] | {"done": 0} == download[0]
+    assert download[-1]["done"] == download[-1]["total"] > 11_000_000
+    assert (download[-1]["stored"], download[-1]["notice"]) == (0, None)
     model = [stage for stage in stages if stage["stage"] == "model"]
     assert model[-1]["done"] == model[-1]["total"] > 10_000_000
     done = [stage["done"] for stage in model]
