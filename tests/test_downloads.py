@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Worker
+from playwright.sync_api import Browser, BrowserContext, Page, Worker
 
-from bad_server import BadServer, bad_server
+from bad_server import BadServer, bad_server, stall
 from gpt2web.convert.model_folder import FolderWriter
 
 HERE = Path(__file__).parent
@@ -143,3 +143,62 @@ def test_all_files_come_once_and_a_second_visit_fetches_nothing(context, server,
     assert seen["sha256"] == model.sha256
     assert seen["last"]["stored"] == model.total
     assert all(server.count(file["file"]) == 0 for file in model.files)
+
+
+# --- models(), removeModel() --------------------------------------------------------------------
+
+
+@pytest.fixture
+def listed(server: BadServer, folder: Path, model: Model) -> Iterator[None]:
+    """models.json names the model, as build.py would."""
+    entry = {"name": "m", "title": "M", "bytes": model.total}
+    (folder / "models.json").write_text(json.dumps([entry]))
+    yield
+    (folder / "models.json").unlink()
+
+
+STORED = (
+    """async () => (await (await import("./gpt2web.js")).models()).map(({ stored }) => stored)"""
+)
+REMOVE = """async () => {
+  try {
+    await (await import("./gpt2web.js")).removeModel("m");
+  } catch ({ name, message }) {
+    return { name, message };
+  }
+}"""
+
+
+def test_models_say_what_is_stored_and_removing_frees_it(context, server, listed, model) -> None:
+    tab = Tab(context, server)
+    assert tab.page.evaluate(STORED) == [0]
+    tab.load()
+    (entry,) = tab.page.evaluate("async () => (await import('./gpt2web.js')).models()")
+    assert entry == {"name": "m", "title": "M", "bytes": model.total, "stored": model.total}
+    assert tab.page.evaluate(REMOVE) is None
+    assert tab.page.evaluate(STORED) == [0]
+    assert files_of(tab.page) == {}
+
+
+def test_a_model_that_is_being_loaded_is_not_removed(context, server, listed, model) -> None:
+    server.faults[model.shards[2].file] = [stall(after=1000)]
+    loading, other = Tab(context, server), Tab(context, server)
+    loading.begin()
+    loading.wait("seen.last?.done > 1_000_000")
+    refused = other.page.evaluate(REMOVE)
+    assert refused["name"] == "BusyError"
+    assert "in another tab" in refused["message"]
+    assert loading.seen()["error"] is None
+    loading.page.close()
+    assert other.page.evaluate(REMOVE) is None  # the half that had come is gone as well
+    assert files_of(other.page) == {}
+
+
+def files_of(page: Page) -> dict[str, int]:
+    """What lies in OPFS: {name: bytes}."""
+    return page.evaluate("""async () => {
+      const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("gpt2web");
+      const found = {};
+      for await (const [name, file] of folder.entries()) found[name] = (await file.getFile()).size;
+      return found;
+    }""")

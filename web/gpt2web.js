@@ -22,7 +22,7 @@
 // Instead of the last answer there may be     {type: "error", id, error: {name, message, detail}}
 // Not about one message: {type: "ready"}, once, and {type: "broken", message} when all is over.
 
-import { loadLock, openStores } from "./store.js";
+export { keepOffline, models, removeModel } from "./stored.js";
 
 const here = new URL("./", import.meta.url);
 
@@ -114,91 +114,6 @@ export class Download extends EventTarget {
     this.#paused = paused;
     this.dispatchEvent(new Event("change"));
   }
-}
-
-/**
- * The models of this folder (models.json), and how much of each is stored in this browser.
- *
- * @returns {Promise<{name, title, license, precision, parameters, context, bytes, stored}[]>}  bytes: what
- *   a load needs in all; bytes - stored is what it will download
- */
-export async function models() {
-  const [listed, sizes] = await Promise.all([fetchJson("models.json"), storedSizes()]);
-  const all = await Promise.all(listed.map(async (model) => ({ ...model, ...(await inspect(model.name)) })));
-  return all.map(({ shards = [], ...model }) => ({ ...model, ...amounts(shards, sizes) }));
-}
-
-/**
- * Deletes what is stored of a model, half a download too. A file that another model has as well, all of
- * which is stored, stays.
- *
- * @param {string} name  a folder under models/
- * @throws {Error} with name BusyError while the model is being loaded, in this tab or another
- */
-export async function removeModel(name) {
-  const lock = loadLock(folderOf(name));
-  await navigator.locks.request(lock, { ifAvailable: true }, async (granted) => {
-    if (!granted) {
-      const message = `${name} is being loaded, here or in another tab: end that, and delete it then.`;
-      throw failure({ name: "BusyError", message });
-    }
-    const [{ shards }, others, sizes] = await Promise.all([inspect(name), models(), storedSizes()]);
-    const kept = others.filter((model) => model.name !== name && model.bytes === model.stored);
-    const needed = await Promise.all(kept.map(async (model) => (await inspect(model.name)).shards));
-    const stay = new Set(needed.flat().map(({ sha256 }) => sha256));
-    const gone = (shards ?? []).filter(({ sha256 }) => sizes.has(sha256) && !stay.has(sha256));
-    const stores = await openStores();
-    await Promise.all(stores.flatMap((store) => gone.map(({ sha256 }) => store.remove(sha256))));
-  });
-}
-
-/**
- * Asks the browser not to delete what is stored here when room runs short elsewhere.
- *
- * @returns {Promise<boolean>}  whether it will do so; it may ask the reader, or decide by itself
- */
-export async function keepOffline() {
-  return (await navigator.storage?.persist?.()) ?? false;
-}
-
-function folderOf(name) {
-  return new URL(`models/${name}/`, here).href;
-}
-
-async function fetchJson(path) {
-  const response = await fetch(new URL(path, here), { cache: "no-cache" });
-  if (response.ok) return response.json();
-  const message = `${path} could not be fetched: the server answered ${response.status}.`;
-  throw failure({ name: "LoadError", message });
-}
-
-/** What a model's manifest says, and its files; nothing where it has none that can be read. */
-async function inspect(name) {
-  try {
-    const { title, license, precision, parameters, context, files, weights } = await fetchJson(
-      `models/${name}/manifest.json`,
-    );
-    return { title, license, precision, parameters, context, shards: [...files, ...weights] };
-  } catch {
-    return {};
-  }
-}
-
-/** SHA-256 -> {whole, part}, over all that this browser keeps. */
-async function storedSizes() {
-  const lists = await Promise.all((await openStores()).map((store) => store.list()));
-  return new Map(lists.toReversed().flatMap((list) => [...list]));
-}
-
-function amounts(shards, sizes) {
-  const unique = new Map(shards.map((shard) => [shard.sha256, shard.bytes]));
-  let [bytes, stored] = [0, 0];
-  for (const [sha256, size] of unique) {
-    const { whole, part } = sizes.get(sha256) ?? { whole: 0, part: 0 };
-    bytes += size;
-    stored += Math.min(size, whole === size ? whole : part);
-  }
-  return { bytes, stored };
 }
 
 /** A loaded model. Made by `load`. */
