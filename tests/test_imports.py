@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "py" / "gpt2web"
 # A module may import from its own line (not in a circle) and from the lines above it.
 LAYERS = (
     "arguments unicode_table",
-    "config precision safetensors bpe vocabulary tokenizer packer sampling",
+    "config precision safetensors bpe vocabulary tokenizer tokenizer_files packer sampling",
     "preprocessor checkpoint manifest webgpu url_folder browser_folder sampler searchers samplers",
     "gpu",
     "kernels turn",

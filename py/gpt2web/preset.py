@@ -12,6 +12,9 @@ from gpt2web.config import ALIASES, PRESETS, GPT2Config, preset_name
 from gpt2web.manifest import DownloadProgress, ManifestFolder, held_to_manifest
 from gpt2web.safetensors import parse_json
 from gpt2web.tokenizer import GPT2Tokenizer
+from gpt2web.tokenizer_files import from_merges, from_tokenizer_json
+
+PADDED_TO = tuple(2**n for n in range(3, 11))  # what vocabularies are rounded up to
 
 page_base_url = ""  # in the page: the address, ending in a slash, of the folder that holds models/
 
@@ -92,24 +95,58 @@ async def read_config(folder: Folder) -> GPT2Config:
 
 
 async def read_tokenizer(folder: Folder, config: GPT2Config) -> GPT2Tokenizer:
-    """The vocabulary follows from the merges; vocab.json is not needed."""
-    try:
-        merges = (await folder.read_text("merges.txt")).splitlines()
-    except FileNotFoundError:
+    """The tokenizer, from whichever files there are, and fitting the config."""
+    merges = await _text_or_none(folder, "merges.txt")
+    if merges is not None:
+        vocabulary = await _text_or_none(folder, "vocab.json")
+        added = await _text_or_none(folder, "added_tokens.json")
+        tokenizer = from_merges(folder.name, merges, vocabulary, added)
+        source = "merges.txt makes" if vocabulary is None else "vocab.json has"
+    else:
+        text = await _text_or_none(folder, "tokenizer.json")
+        if text is None:
+            raise CheckpointError(
+                f"{folder.name} has no merges.txt, and no tokenizer.json: one of them is needed"
+            )
+        tokenizer = from_tokenizer_json(f"{folder.name}/tokenizer.json", text)
+        source = "tokenizer.json has"
+    size = 1 + max((tokenizer.vocabulary or {}).values())
+    if not is_padded(size, config.vocabulary_size):
         raise CheckpointError(
-            f"{folder.name} has no merges.txt: the tokenizer's merges are needed, a line each"
-        ) from None
-    try:
-        tokenizer = GPT2Tokenizer(None, merges)
-    except ValueError as error:
-        raise CheckpointError(f"{folder.name}/merges.txt: {error}") from error
-    size = tokenizer.vocabulary_size()
-    if size != config.vocabulary_size:
-        raise CheckpointError(
-            f"{folder.name}: merges.txt makes {size:,} tokens, config.json says vocab_size "
+            f"{folder.name}: {source} {size:,} tokens, config.json says vocab_size "
             f"{config.vocabulary_size:,}: the two are not of one model"
         )
+    if size < config.vocabulary_size:
+        await _check_end(folder, tokenizer, source)
     return tokenizer
+
+
+def is_padded(tokens: int, size: int) -> bool:
+    """Whether a model of `size` embeddings can be one of so many tokens: the same, or rounded up
+    to a multiple of 8, 16, ... 1024, as many are trained.
+
+    >>> is_padded(50257, 50304), is_padded(50257, 50300), is_padded(50257, 50256)
+    (True, False, False)
+    """
+    return size == tokens or any(-(-tokens // n) * n == size for n in PADDED_TO)
+
+
+async def _check_end(folder: Folder, tokenizer: GPT2Tokenizer, source: str) -> None:
+    """Of a padded vocabulary: a tokenizer that is cut short would look just so."""
+    text = await folder.read_text("config.json")
+    end = _parse_object(f"{folder.name}/config.json", text).get("eos_token_id")
+    if type(end) is int and end != tokenizer.end_token_id:
+        raise CheckpointError(
+            f"{folder.name}: {source} <|endoftext|> as {tokenizer.end_token_id:,}, config.json "
+            f"says eos_token_id {end:,}: the two are not of one model"
+        )
+
+
+async def _text_or_none(folder: Folder, file: str) -> str | None:
+    try:
+        return await folder.read_text(file)
+    except FileNotFoundError:
+        return None
 
 
 async def reads_start_token(folder: Folder) -> bool:

@@ -119,6 +119,8 @@ class FolderWriter:
 
     def add_text(self, file: str, text: str | bytes) -> None:
         """One of the small files."""
+        if not PLAIN_NAME.fullmatch(file):
+            raise ValueError(f"{file!r} is no plain name of a file")
         data = text.encode("utf-8") if isinstance(text, str) else text
         if len(data) > MAX_TEXT_BYTES:
             raise ValueError(f"{file}: wanted at most {MAX_TEXT_BYTES:,} bytes, got {len(data):,}")
