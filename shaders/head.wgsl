@@ -1,5 +1,6 @@
 // include: state.wgsl weights.wgsl layernorm.wgsl matvec.wgsl
 // logits = layernorm(x) . wte: the final norm and the head tied to the token embedding.
+// An id from TOKENS on has an embedding, but no text: its logit is too low for it to be chosen.
 // Dispatch (columns / 16, rows).
 
 @group(0) @binding(0) var<uniform> state: State;
@@ -10,6 +11,7 @@
 @group(0) @binding(5) var<storage, read_write> logits: array<f32>; // [rows][VOCABULARY]
 
 override VOCABULARY: u32 = 1u;
+override TOKENS: u32 = VOCABULARY;
 
 fn input_value(k: u32) -> f32 {
   return normed[k];
@@ -28,8 +30,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     return;
   }
   for (var i = 0u; i < 4u; i++) {
+    let id = FIRST_COLUMN + group * 4u + i;
     if group * 4u + i < COLUMNS {
-      logits[row * VOCABULARY + FIRST_COLUMN + group * 4u + i] = sums[i];
+      logits[row * VOCABULARY + id] = select(sums[i], -1.0e30, id >= TOKENS);
     }
   }
 }

@@ -5,6 +5,7 @@ import gc
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import gpu_counts
 import reference
 import small_models
 from adapters import new_device
-from gpt2web import GPT2CausalLM, generate, kernels
+from gpt2web import GPT2CausalLM, generate, kernels, samplers
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Chosen, Request, Run, collect
 from gpt2web.gpu import block_on
@@ -336,6 +337,37 @@ def test_any_stop_string_cuts_any_text_where_it_first_stands_whole(seed):
 def test_what_cannot_begin_a_stop_string_is_not_held_back():
     assert [piece.text for piece in forced("axab", ["ab"])] == ["ax", ""]
     assert [piece.text for piece in forced("aab", ["abc"])] == ["a", "ab"]
+
+
+def test_ids_that_have_no_text_are_never_chosen(llvmpipe, tmp_path):
+    """A vocabulary of 257 that was rounded up to 264, of whose last rows one would always win."""
+    fields = small_models.SIZES | {"vocabulary_size": 264}
+    weights = reference.random_weights(SimpleNamespace(**fields), 1, 0.3)
+    weights["wte.weight"][257:] = 5 * np.array([[1], [-1], [1], [-1], [1], [-1], [1]])
+    model = SimpleNamespace(fields=fields, weights=weights)
+    lm = small_models.load(llvmpipe, model, tmp_path)
+    inputs = {"token_ids": [[1, 2] + [0] * 18], "padding_mask": [[True] * 2 + [False] * 18]}
+
+    def chosen():
+        penalized = Sampling(temperature=0.8, repetition_penalty=1.5)
+        requests = [request([1, 2], sampling=how, limit=20) for how in (GREEDY, RANDOM, penalized)]
+        found = collected(lm, requests)
+        for sampler in ("beam", "contrastive", ChoosesItself()):
+            lm.compile(sampler)
+            found.append(lm.generate_step(inputs, [])["token_ids"][0][2:])
+        return [max(ids) for ids in found]
+
+    assert max(chosen()) < 257
+    (piece, *_) = read(lm.stream("a", logprobs=5, max_new_tokens=3))
+    assert sum(np.exp([value for _, value in piece.top[0]])) < 1 + 1e-5
+    assert max(id_ for id_, _ in piece.top[0]) < 257
+    lm.preprocessor = None  # every id may be chosen where no tokenizer says otherwise
+    assert min(chosen()) >= 257
+
+
+class ChoosesItself(samplers.Sampler):
+    def get_next_token(self, probabilities):
+        return [max(range(len(row)), key=row.__getitem__) for row in probabilities]
 
 
 # ---- log-probabilities ---------------------------------------------------------------------------

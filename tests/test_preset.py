@@ -311,6 +311,18 @@ def test_a_folder_of_f16_stays_f16_unless_asked_otherwise(folder, devices, weigh
 
 
 @pytest.mark.gpu
+def test_a_model_whose_vocabulary_was_rounded_up_is_loaded(folder, devices):
+    rounded = {"vocabulary_size": 264}
+    weights = reference.random_weights(SimpleNamespace(**SIZES | rounded), 4)
+    reference.write_safetensors(folder / "model.safetensors", weights)
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"vocab_size": 264}))
+    lm = load(folder)
+    assert lm([[1, 2]]).shape == (1, 2, 264)
+    assert lm.generate("the", max_length=9).startswith("the")
+    lm.close()
+
+
+@pytest.mark.gpu
 def test_a_transfer_that_breaks_leaves_nothing_on_the_gpu(server, devices):
     server.answers["model.safetensors"] = "half"
     with pytest.raises(CheckpointError, match="the transfer broke"):

@@ -21,6 +21,7 @@ from gpt2web.precision import choose_precision, is_packed
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
 from gpt2web.preset import (
     hold_to_manifest,
+    is_padded,
     open_folder,
     read_config,
     read_tokenizer,
@@ -55,8 +56,8 @@ class GPT2CausalLM:
         trainable: bool = True,
     ) -> None:
         if preprocessor is not None:
-            size = preprocessor.tokenizer.vocabulary_size()
-            if size != backbone.config.vocabulary_size:
+            size = preprocessor.tokenizer.id_count()
+            if not is_padded(size, backbone.config.vocabulary_size):
                 raise ValueError(
                     f"the tokenizer has {size:,} ids, the model "
                     f"{backbone.config.vocabulary_size:,}: they must come from the same model"
@@ -601,14 +602,17 @@ class GPT2CausalLM:
     async def session(self, rows: int, length: int, alternatives: int) -> Session:
         """The buffers and recorded calls for a batch; those of the last shape are kept."""
         device, weights = await self.backbone.ready()
-        decoder = self._decoder
+        config, decoder = self.backbone.config, self._decoder
+        tokens = config.vocabulary_size
+        if self.preprocessor is not None:
+            tokens = self.preprocessor.tokenizer.id_count()
         if (
             decoder is None
             or decoder.weights is not weights
-            or (decoder.rows, decoder.length) != (rows, length)
+            or (decoder.rows, decoder.length, decoder.tokens) != (rows, length, tokens)
         ):
             self._drop_decoder()
-            decoder = Decoder(device, self.backbone.config, weights, rows, length)
+            decoder = Decoder(device, config, weights, rows, length, tokens)
             self._decoder = decoder
         if alternatives not in self._sessions:
             self._sessions[alternatives] = Session(decoder, alternatives)

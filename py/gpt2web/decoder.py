@@ -17,10 +17,19 @@ from gpt2web.weights import Weights
 
 
 class Decoder:
-    """What `rows` rows of at most `length` tokens need: cache, state, activations, recordings."""
+    """What `rows` rows of at most `length` tokens need: cache, state, activations, recordings.
+
+    tokens: how many ids have a text, where the vocabulary is rounded up; no other can be chosen.
+    """
 
     def __init__(
-        self, device: Device, config: GPT2Config, weights: Weights, rows: int, length: int
+        self,
+        device: Device,
+        config: GPT2Config,
+        weights: Weights,
+        rows: int,
+        length: int,
+        tokens: int | None = None,
     ) -> None:
         if not 1 <= rows <= MAX_ROWS:
             raise ValueError(f"a batch has 1 to {MAX_ROWS} rows, got {rows}")
@@ -34,6 +43,7 @@ class Decoder:
         self.weights = weights
         self.rows = rows
         self.length = length
+        self.tokens = tokens or config.vocabulary_size
         hidden, heads = config.hidden_dim, config.num_heads
         # state: position, last id, step, done of each row
         self.state = device.tensor((MAX_ROWS, 4), "u32", uniform=True)
@@ -95,7 +105,7 @@ class Decoder:
             ]
         ln_f = w.norm("ln_f")
         calls += [
-            kernels.head(device, state, x, ln_f, epsilon, wte, part, self.logits)
+            kernels.head(device, state, x, ln_f, epsilon, wte, part, self.logits, self.tokens)
             for part in wte.parts
         ]
         return calls

@@ -172,13 +172,15 @@ def head(
     wte: Weight,
     part: WeightPart,
     logits: Tensor,
+    tokens: int | None = None,
 ) -> Dispatch:
-    """logits [rows, vocabulary] = layernorm(x) . wte"""
+    """logits [rows, vocabulary] = layernorm(x) . wte, and -1e30 for ids from `tokens` on"""
     rows, hidden = x.shape
     constants = _part(wte, part) | {
         "HIDDEN": hidden,
         "EPSILON": epsilon,
         "VOCABULARY": logits.shape[1],
+        "TOKENS": logits.shape[1] if tokens is None else tokens,
     }
     bindings = [state, x, norm.weight, norm.bias, part.words, logits]
     return device.kernel("head", constants, bindings, (ceil_div(part.columns, 16), rows))

@@ -110,7 +110,7 @@ async def read_tokenizer(folder: Folder, config: GPT2Config) -> GPT2Tokenizer:
             )
         tokenizer = from_tokenizer_json(f"{folder.name}/tokenizer.json", text)
         source = "tokenizer.json has"
-    size = 1 + max((tokenizer.vocabulary or {}).values())
+    size = tokenizer.id_count()
     if not is_padded(size, config.vocabulary_size):
         raise CheckpointError(
             f"{folder.name}: {source} {size:,} tokens, config.json says vocab_size "

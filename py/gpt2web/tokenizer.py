@@ -130,6 +130,7 @@ class BytePairTokenizer(KerasArguments):
         for token, token_id in ids.items():
             self._tokens.setdefault(token_id, token)
         self._bytes: dict[int, bytes] = {}
+        self._id_count = 1 + max(ids.values(), default=-1)
 
     def save_assets(self, dir_path: str | os.PathLike[str]) -> None:
         """Write vocabulary.json and merges.txt into a folder, which is made if it isn't there."""
@@ -153,6 +154,11 @@ class BytePairTokenizer(KerasArguments):
     def vocabulary_size(self) -> int:
         """The number of tokens."""
         return len(self._ids())
+
+    def id_count(self) -> int:
+        """How many embeddings a model needs for it: one more than the largest id."""
+        self._ids()
+        return self._id_count
 
     def id_to_token(self, id: int) -> str:
         """The token with this id, in the byte alphabet. ValueError when there is none."""
