@@ -14,7 +14,7 @@ LAYERS = (
     "config precision safetensors bpe vocabulary tokenizer tokenizer_files packer sampling",
     "preprocessor checkpoint manifest webgpu url_folder browser_folder sampler searchers samplers",
     "gpu",
-    "kernels turn",
+    "kernels turn limits",
     "array_checkpoint weights chunks decoder",
     "backbone variables layer masks embedding attention layers",
     "generate search stream selftest preset",
