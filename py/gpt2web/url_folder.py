@@ -53,6 +53,10 @@ class UrlFolder:
         return UrlStream(self, self._url + quote(file), self.hashed.get(file))
 
 
+class Replaced(CheckpointError):
+    """The file at the address is not the one that was begun."""
+
+
 class _Broken(Exception):
     """A transfer that another try may mend."""
 
@@ -61,9 +65,16 @@ class UrlStream:
     """A checkpoint.Stream over as many responses as it takes.
 
     size: of a file whose hash is known to the reader; None where only the server knows the file.
+    begun: bytes that were read earlier, and the file's size and version then.
     """
 
-    def __init__(self, folder: UrlFolder, url: str, size: int | None) -> None:
+    def __init__(
+        self,
+        folder: UrlFolder,
+        url: str,
+        size: int | None,
+        begun: tuple[int, int, str] | None = None,
+    ) -> None:
         self._folder = folder
         self._url = url
         self._hashed = size is not None
@@ -74,7 +85,15 @@ class UrlStream:
         self._version = ""  # a strong validator: two answers with the same are of the same bytes
         self._response: Any = None
         self.size = -1 if size is None else size
-        self._until_it_works(self._begin)
+        if begun is not None:
+            self._at, self.size, self._version = begun
+            self._mended_at = self._at
+        self._until_it_works(self._begin if begun is None else self._go_on)
+
+    @property
+    def version(self) -> str:
+        """What the server vouches by that the file is the same, or ""."""
+        return self._version
 
     async def read(self, count: int) -> bytes:
         return await self.read_bytes(count)
@@ -183,7 +202,7 @@ class UrlStream:
         other_length = length is not None and length != str(wanted)
         other_version = not self._hashed and self._at > 0 and version != self._version
         if (other_length and not self._hashed) or other_version:
-            raise CheckpointError(
+            raise Replaced(
                 f"{self._url} was replaced by another version while it was being read. "
                 "Load the model again."
             )

@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -34,7 +34,7 @@ from gpt2web.manifest import (
     parse_manifest,
 )
 from gpt2web.preset import read_config
-from gpt2web.safetensors import MAX_TEXT_BYTES
+from gpt2web.safetensors import MAX_TEXT_BYTES, parse_json
 from gpt2web.tokenizer import END_OF_TEXT
 from gpt2web.vocabulary import read_merges, read_vocabulary, vocabulary_of_merges
 
@@ -244,6 +244,8 @@ def write_manifest(
     if title is None or license is None:
         raise ValueError(f"{path.name} has no {MANIFEST_FILE} yet: give its title and its license")
     config, dtypes = asyncio.run(_read_sizes(path))
+    present = [name for name in TEXT_FILES if (path / name).is_file()]
+    texts = {name: (path / name).read_text(encoding="utf-8") for name in present}
     quantised = next((name for name in ("int4", "int8") if name.upper() in dtypes), None)
     manifest = Manifest(
         path.name,
@@ -252,21 +254,22 @@ def write_manifest(
         quantised or ("f16" if dtypes == {"F16"} else "f32"),
         config.num_parameters,
         config.max_sequence_length,
-        tuple(_shard_of(path / name) for name in _texts_to_list(path)),
+        tuple(_shard_of(path / name) for name in texts_to_list(texts)),
         (_shard_of(path / SINGLE_FILE),),
     )
     old.write_text(_checked(manifest), encoding="utf-8")
     return manifest
 
 
-def _texts_to_list(path: Path) -> list[str]:
-    """The text files that a reader of the manifest needs."""
-    names = [name for name in TEXT_FILES if (path / name).is_file()]
+def texts_to_list(texts: Mapping[str, str]) -> list[str]:
+    """The names of those of these texts (file name -> text) that a reader of the manifest needs."""
+    names = [name for name in TEXT_FILES if name in texts]
     if "merges.txt" in names:
         names = [name for name in names if name != "tokenizer.json"]
         if "vocab.json" in names:
-            follows = vocabulary_of_merges(read_merges(path / "merges.txt"), [END_OF_TEXT])
-            if read_vocabulary(path / "vocab.json") == follows:
+            merges = read_merges(texts["merges.txt"].split("\n"))
+            vocabulary = read_vocabulary(parse_json("vocab.json", texts["vocab.json"]))
+            if vocabulary == vocabulary_of_merges(merges, [END_OF_TEXT]):
                 names.remove("vocab.json")
     return names
 

@@ -1,0 +1,196 @@
+"""The command `python -m gpt2web.convert NAME_OR_PATH`, also `python3 build.py model`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt2web.checkpoint import CheckpointError
+from gpt2web.config import ALIASES
+from gpt2web.manifest import PLAIN_NAME
+from gpt2web.precision import PRECISIONS
+
+if TYPE_CHECKING:
+    from gpt2web.convert.source import Source
+
+DESCRIPTION = """\
+Convert a GPT-2 checkpoint into a folder that the page serves: fetch it if need be, quantise it if
+asked to, cut it into shards with hashes.
+"""
+EPILOG = """\
+forms, recognised by the files that are there:
+  Hugging Face      config.json, model.safetensors (or its index and shards), merges.txt or
+                    tokenizer.json; f32, f16 or bf16
+  OpenAI            hparams.json, encoder.json, vocab.bpe, model.ckpt.index, model.ckpt.data-*
+  TensorFlow.js     model.json and its shards, as they are or as uint8, uint16 or float16, under
+                    KerasHub's names; merges.txt or vocab.bpe beside them
+  gpt2web           manifest.json and what it lists, in f32 or f16
+
+examples:
+  python3 build.py model openai-community/gpt2 --precision int8
+  python3 build.py model ~/models/124M --name gpt2 --title "GPT-2 small" --license MIT
+  python3 build.py model https://example.org/my-model
+
+Without --precision the weights stay what they are: f32, or f16 where none has more than 16 bits.
+f16 is half of f32, int8 a bit over a quarter, int4 about a sixth (the embedding then has 8 bits).
+Norms, biases and position embeddings stay f32 or f16. Weights must be finite, in f16 below 65504.
+
+exit status: 0 done, 1 the checkpoint can't be had or used, 2 wrong arguments, 130 interrupted
+(nothing half-done is left; what was fetched stays, and need not be fetched again).
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="build.py model",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "source",
+        metavar="NAME_OR_PATH",
+        help="a folder, its address, or a name on the Hugging Face hub (owner/name, or gpt2, "
+        "gpt2-medium, gpt2-large, gpt2-xl, distilgpt2)",
+    )
+    add("--precision", choices=PRECISIONS, help="what matrices are stored in (as they are)")
+    add("--name", help="of the folder that is written (the source's, with the precision behind)")
+    add("--title", help="what the page calls the model (its name)")
+    add("--license", help="the model's licence (as its card says)")
+    add("--out", type=Path, default=Path("models"), metavar="FOLDER", help="where to (models)")
+    add(
+        "--cache",
+        type=Path,
+        default=Path.home() / ".cache" / "gpt2web",
+        metavar="FOLDER",
+        help="where what comes from addresses is kept (~/.cache/gpt2web)",
+    )
+    return parser
+
+
+def locate(source: str, cache: Path) -> Path:
+    """The folder that the checkpoint lies in, once it is on this machine."""
+    from gpt2web.convert.fetch import fetch_url
+    from gpt2web.convert.hub import fetch_hub
+
+    single = re.compile(
+        r"/(model\.safetensors|model\.json|manifest\.json|model\.ckpt\.index)([?#].*)?$"
+    )
+    if "://" in source:
+        return fetch_url(single.sub("", source), cache)
+    path = Path(source).expanduser()
+    if path.is_file():
+        path = Path(single.sub("", path.resolve().as_posix()))
+    if path.is_dir():
+        return path
+    hub_names = {ALIASES[name]: name for name in ALIASES if "/" in name}
+    name = hub_names.get(ALIASES.get(source, source), source)
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+        return fetch_hub(name, cache)
+    raise CheckpointError(
+        f"no checkpoint at {source!r}: wanted a folder that is there, an http(s) address, or a "
+        f"name on the hub: owner/name, or {', '.join(hub_names)}"
+    )
+
+
+def plain_name(source: str, precision: str | None) -> str:
+    """The name for what is made of a source.
+
+    >>> plain_name("openai-community/gpt2", "int8"), plain_name("~/My models/124M/", None)
+    ('gpt2-int8', '124M')
+    """
+    last = re.split(r"[/\\]", re.sub(r"[?#].*", "", source).rstrip("/\\"))[-1]
+    last = re.sub(r"\.(safetensors|json|index)$", "", last)
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("._-") or "model"
+    return f"{plain[:100]}-{precision}" if precision else plain[:100]
+
+
+def license_of(card: str) -> str | None:
+    """The licence that a model card's front matter states.
+
+    >>> license_of("---\\nlicense: mit\\ntags: [a]\\n---\\n# GPT-2\\n")
+    'mit'
+    """
+    matter = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", card, re.S)
+    if matter is None:
+        return None
+    found = dict(re.findall(r"^(license|license_name):\s*(.+?)\s*$", matter[1], re.M))
+    name: str = found.get("license", "")
+    if name == "other":
+        name = found.get("license_name", name)
+    return name.strip("'\"") or None
+
+
+def run(options: argparse.Namespace) -> Path:
+    """Does what the command was asked for; the folder that was written."""
+    try:
+        import numpy  # noqa: F401
+    except ImportError:
+        raise CheckpointError(
+            "converting needs numpy, which is not installed. Run `python3 build.py model`, which "
+            "installs it, or `python3 -m pip install '.[convert]'` in gpt2web's folder."
+        ) from None
+    from gpt2web.convert.convert import convert, own_precision
+    from gpt2web.convert.forms import open_source
+    from gpt2web.convert.progress import Progress
+
+    name = options.name or plain_name(options.source, options.precision)
+    if not PLAIN_NAME.fullmatch(name):
+        raise CheckpointError(
+            f"--name {name!r}: wanted letters and digits, then also . _ and -, at most 128 in all"
+        )
+    source = open_source(locate(options.source, options.cache))
+    own = own_precision(source)
+    license = options.license or license_of(source.texts.get("MODEL_CARD.md", ""))
+    say(about(source, own))
+    if license is None:
+        license = "unknown"
+        say("No licence is known: the checkpoint has no card that states one. Say it: --license")
+    folder: Path = options.out / name
+    done = 0
+    with Progress(f"Writing {folder}", 4 * source.config.num_parameters) as progress:
+
+        def advance(values: int) -> None:
+            nonlocal done
+            done += 4 * values
+            progress.at(done)
+
+        convert(source, folder, options.precision or own, options.title or name, license, advance)
+    return folder
+
+
+def about(source: Source, own: str) -> str:
+    """One line on what was found."""
+    config = source.config
+    return (
+        f"{source.where}: {source.form}, {config.num_parameters:,} parameters in {own}, "
+        f"{config.num_layers} layers of {config.hidden_dim}, context {config.max_sequence_length}"
+    )
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = make_parser().parse_args(arguments)
+    try:
+        folder = run(options)
+    except (CheckpointError, FileExistsError, OSError) as error:
+        print(f"build.py model: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted: nothing half-done is left.", file=sys.stderr)
+        return 130
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"{folder}: {size / 1e6:,.1f} MB in {len(list(folder.iterdir()))} files")
+    say("The page offers it after `python3 build.py serve`; natively, load it by its path.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
