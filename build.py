@@ -640,6 +640,17 @@ def command_run(arguments: list[str]) -> int:
     return subprocess.run(command).returncode
 
 
+def command_model(arguments: list[str]) -> int:
+    """convert a GPT-2 for the page: model gpt2 --precision int8 [see model --help]"""
+    with alone():
+        set_up_python("convert")
+    folders = ["--out", os.path.relpath(MODELS), "--cache", str(CACHE / "models")]
+    command = [str(PYTHON), "-m", "gpt2web.convert", *folders, *arguments]
+    if os.name == "posix":
+        os.execv(PYTHON, command)
+    return subprocess.run(command).returncode
+
+
 def command_bench(arguments: list[str]) -> int:
     """measure, and write the figures into README.md [native|sizes|precision [--adapter NAME]]"""
     what = arguments[0] if arguments else "all"
@@ -663,6 +674,7 @@ COMMANDS = {
     "build": command_build,
     "test": command_test,
     "run": command_run,
+    "model": command_model,
     "bench": command_bench,
 }
 

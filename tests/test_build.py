@@ -28,6 +28,7 @@ from playwright.sync_api import Page
 
 import build
 from browser import ROOT, SUB_PATH, TestServer
+from gpt2web.convert.__main__ import make_parser
 from gpt2web.convert.model_folder import FolderWriter
 
 WHEELS = {"gpt2web", "micropip", "wgpu"}
@@ -432,9 +433,31 @@ def test_no_command_or_an_unknown_one_gets_the_help(
 ) -> None:
     assert build.main(arguments) == 2
     shown = "".join(capsys.readouterr())
-    for command in ("serve", "build", "test", "run"):
+    for command in ("serve", "build", "test", "run", "model"):
         assert f"\n  {command} " in shown
     assert ("there is no command 'bake'" in shown) == (arguments == ["bake"])
+
+
+def test_model_is_the_converter_with_its_places_in_the_clone(
+    bare: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[Any] = []
+    monkeypatch.setattr(bare, "set_up_python", ran.append)
+
+    def execv(*call: Any) -> None:
+        ran.append(call)
+        raise SystemExit(0)  # it does not come back
+
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.chdir(bare.ROOT)
+    with pytest.raises(SystemExit):
+        bare.main(["model", "owner/name", "--precision", "int8"])
+    group, (python, command) = ran
+    assert group == "convert" and (bare.ROOT / "requirements" / f"{group}.txt").is_file()
+    assert command[0] == str(python) and command[1:3] == ["-m", "gpt2web.convert"]
+    options = make_parser().parse_args(command[3:])
+    assert (options.source, options.precision) == ("owner/name", "int8")
+    assert (options.out, options.cache) == (Path("models"), bare.CACHE / "models")
 
 
 def test_ci_calls_the_test_command_and_nothing_else() -> None:

@@ -62,7 +62,7 @@ def wrong_imports(sources: dict[str, str]) -> list[str]:
             if top == "numpy" and not inside and module != "convert":
                 wrong.append(f"{module} imports numpy where the page would import it too")
             target = rest.partition(".")[0]
-            if top != "gpt2web" or target not in RANKS:
+            if top != "gpt2web" or target not in RANKS or target == module:
                 continue
             graph[module].add(target)
             if RANKS[target] > RANKS[module]:

@@ -10,6 +10,7 @@ import build
 from bench import report
 from browser import ROOT, TestServer
 from gpt2web.__main__ import make_parser, make_score_parser
+from gpt2web.convert.__main__ import make_parser as make_model_parser
 
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -76,12 +77,14 @@ def commands() -> list[list[str]]:
 
 def test_every_command_line_is_one_that_the_program_takes() -> None:
     found = commands()
-    assert len(found) == 7
+    assert len(found) == 9
     for words in found:
         if words[0] == "python3":
             assert words[2] in build.COMMANDS
         if words[:2] == ["gpt2web", "score"]:
             make_score_parser().parse_args(words[2:])
+        elif words[:1] == ["python3"] and words[2] == "model":
+            make_model_parser().parse_args(words[3:])
         elif words[0] == "gpt2web" or words[2] == "run":
             make_parser().parse_args(words[1 if words[0] == "gpt2web" else 3 :])
 
@@ -90,7 +93,7 @@ def test_every_command_line_is_one_that_the_program_takes() -> None:
 
 
 FOLDERS = ("py/gpt2web", "shaders", "web", "bench", "tests", "requirements", "LICENSES")
-GROUPED = re.compile(r"tests/test_\w+\.py|bench/results/|.*__pycache__")
+GROUPED = re.compile(r"tests/test_\w+\.py|bench/results/|tests/data/forms/|.*__pycache__")
 
 
 def own_files() -> set[str]:
