@@ -44,6 +44,7 @@ class Fault:
     total_off: int = 0  # added to Content-Range's total
     wrong_byte: int | None = None  # where in the file a byte is another
     status: int | None = None  # this status, and no file
+    location: str | None = None  # where a redirection leads
     no_length: bool = False  # no Content-Length: the end of the connection is the end of the file
     length_off: int = 0  # added to Content-Length, and so many bytes sent more or fewer
 
@@ -77,6 +78,10 @@ def wrong_bytes(at: int = 0) -> Fault:
 
 def status(code: int) -> Fault:
     return Fault(status=code)
+
+
+def redirect(to: str) -> Fault:
+    return Fault(status=302, location=to)
 
 
 def no_length() -> Fault:
@@ -184,7 +189,7 @@ class BadHandler(build.Handler):
         path = self.server.path_of(url_path)
         if fault.status is not None or path is None:
             seen.status = fault.status or 404
-            self.refuse(seen.status)
+            self.refuse(seen.status, {"Location": fault.location} if fault.location else None)
             return
         headers = self.server.headers_of(path)
         data = _changed(path.read_bytes(), fault)

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import time
 
 import pytest
 
@@ -15,6 +16,7 @@ from gpt2web.manifest import (
     held_to_manifest,
     parse_manifest,
 )
+from gpt2web.preset import hold_to_manifest, open_folder
 
 TEXT = b'{"a": 1}'
 WEIGHTS = bytes(range(256)) * 3
@@ -206,6 +208,20 @@ def test_a_file_that_the_manifest_does_not_list_is_not_there(folder):
         with pytest.raises(FileNotFoundError, match=f"tiny/{file} is not in manifest.json"):
             asyncio.run(checked.read_text(file))
     assert asyncio.run(held_to_manifest(checked)) is checked
+
+
+def test_a_manifest_of_100_mb_is_refused_before_it_is_read(folder):
+    with (folder / MANIFEST_FILE).open("r+b") as file:
+        file.truncate(100_000_000)
+    before = time.perf_counter()
+    with pytest.raises(CheckpointError, match=r"at most 16,000,000 bytes, got 100,000,000"):
+        read(folder, [1])
+    assert time.perf_counter() - before < 0.5
+
+
+def test_the_bundled_model_is_held_to_its_manifest():
+    held = asyncio.run(hold_to_manifest(open_folder("stories")))
+    assert isinstance(held, ManifestFolder) and held.manifest.name == "stories"
 
 
 def test_a_folder_without_a_manifest_stays_as_it_is(folder):

@@ -186,6 +186,7 @@ OTHERS = {
         400,
         r"'<\|endoftext\|>' cannot be 400: in the vocabulary it is 336",
     ),
+    "half a character": ("added_tokens.1.content", "\ud800", "is not text: it has a lone surrog"),
     "an empty token": ("added_tokens.1.content", "", "'' cannot be 337"),
     "no token": ("added_tokens.1", None, "added_tokens: wanted content and id"),
 }

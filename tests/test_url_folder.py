@@ -15,6 +15,7 @@ from bad_server import (
     cut,
     no_length,
     no_range,
+    redirect,
     stall,
     status,
     wrong_bytes,
@@ -293,6 +294,19 @@ def test_what_vouches_for_a_version(headers, version):
     for name, value in headers.items():
         answer[name] = value
     assert url_folder._version(answer) == version
+
+
+def test_a_redirection_to_another_host_is_followed_with_the_range(server, folder):
+    with bad_server(folder.parent) as other:
+        to = redirect(f"{other.url}tiny/{SECOND}")
+        server.faults[SECOND] = itertools.repeat(to)
+        other.faults[SECOND] = [cut(1500)]
+        assert read(server, SECOND) == (folder / SECOND).read_bytes()
+        assert [seen.range for seen in server.seen(SECOND)] == [None, "bytes=1500-"]
+        assert [seen.range for seen in other.seen(SECOND)] == [None, "bytes=1500-"]
+        other.faults[SECOND] = itertools.repeat(redirect(f"{server.url}tiny/{SECOND}"))
+        with pytest.raises(CheckpointError, match=f"{SECOND}: the server answers 302"):
+            read(server, SECOND)
 
 
 def test_a_large_text_is_refused_before_it_is_read(server, folder):

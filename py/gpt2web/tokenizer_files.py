@@ -112,6 +112,8 @@ def _made(
             f"{source}: {shown(twice)} and {shown(tokens[ids[twice]])} have one id, {ids[twice]}"
         )
     for token, token_id in added.items():
+        if token.encode("utf-8", "replace").decode() != token:
+            raise CheckpointError(f"{at}: {token!r} is not text: it has a lone surrogate")
         if (
             ids.get(token, token_id) != token_id
             or tokens.get(token_id, token) != token
