@@ -12,9 +12,10 @@ PACKAGE = Path(__file__).parent.parent / "py" / "gpt2web"
 LAYERS = (
     "arguments unicode_table",
     "config precision safetensors bpe vocabulary tokenizer tokenizer_files packer sampling",
-    "preprocessor checkpoint manifest webgpu url_folder browser_folder sampler searchers samplers",
+    "preprocessor checkpoint manifest webgpu url_folder browser_folder",
+    "own_files sampler searchers samplers",
     "gpu",
-    "kernels turn limits",
+    "kernels turn",
     "array_checkpoint weights chunks decoder",
     "backbone variables layer masks embedding attention layers",
     "generate search stream selftest preset",
@@ -23,7 +24,7 @@ LAYERS = (
 )
 RANKS = {name: rank for rank, line in enumerate(LAYERS) for name in line.split()}
 # Who may import what is not everywhere; everywhere else it would break the page or the tests.
-IN_THE_PAGE = {"webgpu", "browser_folder"}
+IN_THE_PAGE = {"webgpu", "browser_folder", "own_files"}
 ONLY_IN = {
     "wgpu": {"gpu", "webgpu"},
     "js": IN_THE_PAGE,

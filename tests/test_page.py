@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -12,9 +14,12 @@ from typing import Any, NamedTuple
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+import small_models
+from bad_server import bad_server, stall, wrong_bytes
 from browser import CHROMIUM_FLAGS, ROOT, TestServer, host, launch, serve_folder
 from gpt2web import page as page_module
 from gpt2web.checkpoint import CheckpointError
+from gpt2web.convert.model_folder import FolderWriter
 from gpt2web.gpu import DeviceError
 from gpt2web.stream import Piece
 
@@ -280,9 +285,9 @@ def test_a_prompt_too_long_gives_a_choice(writer: Page) -> None:
     writer.fill("#prompt", "The cat sat on the mat. " * 100)
     writer.fill("#max-new-tokens", "3")
     writer.click("#generate")
-    expect(writer.locator("#use-end")).to_be_visible(timeout=WRITE_MS)
+    expect(writer.locator("#way-out")).to_be_visible(timeout=WRITE_MS)
     assert re.search(r"has \d{3} tokens.* holds 384", writer.inner_text("#problem-text"))
-    writer.click("#use-end")
+    writer.click("#way-out")
     expect(writer.locator("#stop")).to_be_enabled()
     assert not writer.is_visible("#problem")
     kept = writer.input_value("#prompt")
@@ -316,10 +321,151 @@ def test_nothing_sticks_out_sideways(writer: Page, width: int) -> None:
 @pytest.mark.browser
 def test_every_field_and_button_has_a_name(writer: Page) -> None:
     fields = writer.locator("input, textarea, select")
-    assert fields.count() == 9
+    assert fields.count() == 12
     assert fields.evaluate_all("all => all.filter((one) => one.labels.length === 0).length") == 0
     buttons = writer.locator("button:visible")
     assert all(name.strip() for name in buttons.all_inner_texts())
+
+
+# --- the model panel: what there is, what a load takes, what is kept ----------------------------
+
+
+@pytest.fixture(scope="module")
+def two_models(quick_browser: Browser, dist: Path, tmp_path_factory: Any) -> Iterator[Any]:
+    """The page with the stories model loaded, and its server, which has another in 8 shards."""
+    folder = tmp_path_factory.mktemp("two") / "page"
+    shutil.copytree(dist, folder, copy_function=os.link)
+    about: dict[str, Any] = {"title": "The <b>other</b>", "license": "none", "precision": "f32"}
+    model = small_models.random_model()
+    source = small_models.write_folder(tmp_path_factory.mktemp("other"), model)
+    shapes = {name: array.shape for name, array in model.weights.items()}
+    with FolderWriter(
+        folder / "models/other", **about, parameters=22_376, context=300, shard_bytes=12_000
+    ) as writer:
+        for name in ("config.json", "merges.txt"):
+            writer.add_text(name, (source / name).read_text())
+        writer.begin_weights([(name, "F32", shape) for name, shape in shapes.items()])
+        for array in model.weights.values():
+            writer.write(array.tobytes())
+    fields = json.loads((folder / "models/other/manifest.json").read_text())
+    size = sum(file["bytes"] for file in fields["files"] + fields["weights"])
+    listed = json.loads((folder / "models.json").read_text())
+    listed.append({key: fields[key] for key in listed[0] if key in fields} | {"bytes": size})
+    (folder / "models.json").unlink()  # the other name of the file in dist
+    (folder / "models.json").write_text(json.dumps(listed))
+    with bad_server(folder) as server:
+        context = quick_browser.new_context()
+        yield open_page(context, server.url), server
+        context.close()
+
+
+PART = "model-00003-of-00008.part"
+
+
+def ready(page: Page, name: str) -> None:
+    expect(page.locator("#generate")).to_be_enabled(timeout=LOAD_MS)
+    expect(page.locator("#running")).to_contain_text(re.compile(rf"Model\s*{name}"))
+    expect(page.locator("#loading")).to_be_hidden()
+
+
+@pytest.mark.browser
+def test_what_a_load_takes_is_said_before_it_starts(two_models: Any) -> None:
+    page, server = two_models
+    facts, kept = page.locator("#model-facts"), page.locator("#model-kept")
+    expect(facts).to_have_text(
+        "5.9 million parameters, f16, 11.8 MB, context of 384 tokens, license MIT."
+    )
+    expect(kept).to_have_text("Kept on this machine.")
+    expect(page.locator("#load-model")).to_be_hidden()
+    page.select_option("#model", "other")
+    assert page.locator("#model option:checked").inner_text() == "The <b>other</b>"
+    expect(facts).to_have_text(re.compile("context of 300 tokens, license none"))
+    expect(kept).to_have_text("Will download 92 kB.")
+    expect(page.locator("#load-model")).to_be_visible()
+    expect(page.locator("#delete-model")).to_be_hidden()
+    page.wait_for_timeout(200)
+    assert server.count(PART) == 0
+    assert page.is_enabled("#generate")  # the one before goes on
+
+
+@pytest.mark.browser
+def test_a_download_is_paused_goes_on_and_is_cancelled_and_what_came_is_kept(
+    two_models: Any,
+) -> None:
+    page, server = two_models
+    label, pace = page.locator("#loading-label"), page.locator("#loading-pace")
+    server.faults[PART] = [stall(after=5_000)]
+    page.select_option("#model", "other")
+    page.click("#load-model")
+    expect(label).to_have_text(re.compile(r"Downloading: 8\d kB of 92 kB"), timeout=LOAD_MS)
+    assert page.is_disabled("#generate")
+    assert len(page.workers) == 1  # the model before has gone, with its worker
+    page.click("#pause")
+    expect(pace).to_have_text(re.compile("^Paused"))
+    page.wait_for_timeout(500)
+    assert server.count(PART) == 1
+    page.click("#cancel-load")
+    expect(page.locator("#problem-text")).to_have_text(
+        "Loading was cancelled. What was downloaded so far is kept."
+    )
+    expect(page.locator("#model-kept")).to_have_text(
+        re.compile(r"Will download \d+ kB: \d\d kB of 92 kB is on this machine already\.")
+    )
+    server.faults[PART] = [stall(after=5_000)]
+    page.click("#way-out")
+    expect(pace).to_have_text(re.compile(r"\d\d kB was here already"), timeout=LOAD_MS)
+    page.click("#pause")
+    expect(page.locator("#pause")).to_have_text("Resume")
+    page.click("#pause")
+    ready(page, "other")
+    ranges = [seen.range for seen in server.seen(PART)]
+    assert ranges[0] in (None, "bytes=0-") and ranges[-1].startswith("bytes=")
+    assert len(page.workers) == 1
+
+
+@pytest.mark.browser
+def test_a_kept_model_loads_without_the_network_and_can_be_deleted(two_models: Any) -> None:
+    page, server = two_models
+    kept = page.locator("#model-kept")
+    page.select_option("#model", "stories")
+    expect(kept).to_have_text("Kept on this machine: nothing to download.")
+    server.forget()
+    page.click("#load-model")
+    ready(page, "stories")
+    assert server.count("model.safetensors") == 0
+    page.click("#keep-model")
+    expect(page.locator("#keep-answer")).to_have_text(re.compile("The browser (will|makes no)"))
+    page.select_option("#model", "other")
+    asked = []
+    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    page.click("#delete-model")
+    expect(kept).to_have_text("Kept on this machine: nothing to download.")
+    assert "Delete The <b>other</b> (92 kB)" in asked[0]
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("#delete-model")
+    expect(kept).to_have_text("Will download 92 kB.")
+    expect(page.locator("#delete-model")).to_be_hidden()
+
+
+@pytest.mark.browser
+def test_a_load_that_fails_says_why_and_the_next_try_runs_also_without_room(
+    two_models: Any,
+) -> None:
+    page, server = two_models
+    server.faults[PART] = [wrong_bytes(at=7), wrong_bytes(at=7), stall(after=1_000)]
+    page.select_option("#model", "other")
+    page.click("#load-model")
+    expect(page.locator("#problem-text")).to_contain_text(PART, timeout=LOAD_MS)
+    assert "Traceback" not in page.inner_text("#problem")
+    assert page.inner_text("#running-empty") == "Nothing: no model is loaded."
+    quota = {"origin": server.origin, "quotaSize": 20_000}  # less than is kept already
+    page.context.new_cdp_session(page).send("Storage.overrideQuotaForOrigin", quota)
+    page.click("#way-out")
+    expect(page.locator("#loading-notice")).to_contain_text("no room here", timeout=LOAD_MS)
+    server.released.set()
+    ready(page, "other")
+    expect(page.locator("#problem")).to_be_hidden()
+    expect(page.locator("#model-kept")).to_have_text(re.compile("is on this machine|Not kept"))
 
 
 # --- privacy ------------------------------------------------------------------------------------

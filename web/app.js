@@ -1,10 +1,8 @@
-// app.js: the writing page, on top of gpt2web.js. It shows text only through textContent.
+// app.js: the writing page, on top of gpt2web.js; models.js has its model panel. It shows text only through
+// textContent.
 
-import { paragraphUnder, showCard } from "./card.js";
-import { load } from "./gpt2web.js";
-
-const here = new URL("./", import.meta.url);
-const $ = (id) => document.getElementById(id);
+import { openModels } from "./models.js";
+import { $, megabytes, say, whole } from "./show.js";
 
 // The settings: element, option of generate, and the value (besides an empty field) that leaves it off.
 const SETTINGS = [
@@ -17,14 +15,6 @@ const SETTINGS = [
   ["seed", "seed", null],
 ];
 
-const STAGES = {
-  runtime: "Starting Python",
-  download: "Downloading the model",
-  check: "Testing the arithmetic",
-  model: "Loading the model",
-  prepare: "Preparing to write",
-};
-
 const FINISHES = {
   stop: "The model ended its story here.",
   length: "Stopped at the length that you set.",
@@ -33,72 +23,51 @@ const FINISHES = {
 };
 
 let lm = null; // the model, once loaded
-let loading = null; // what gives up the load under way
 let writing = null; // what stops the generation under way
 
-// ---- Loading a model ----
+// ---- The model, which models.js loads ----
 
-async function start(name) {
-  loading?.abort();
-  writing?.abort();
-  lm?.close();
-  lm = null;
-  const mine = (loading = new AbortController());
-  setButtons();
-  hideProblem();
-  $("no-webgpu").hidden = true;
-  $("software").hidden = true;
-  $("loading").hidden = false;
-  describeModel(name, mine.signal);
-  say("The model is loading.");
-  try {
-    const loaded = await load(name, { onProgress: showProgress, signal: mine.signal });
-    if (mine.signal.aborted) return loaded.close();
-    lm = loaded;
+const listener = {
+  starting() {
+    writing?.abort();
+    lm = null;
+    setButtons();
+    hideProblem();
+    $("no-webgpu").hidden = true;
+    $("software").hidden = true;
+    $("running").replaceChildren();
+    $("running-empty").textContent = "Nothing yet: the model is still loading.";
+    $("running-empty").hidden = false;
+  },
+
+  loaded(model) {
+    lm = model;
     showRunning(lm.info);
-    say("The model is ready.");
-  } catch (error) {
-    if (mine.signal.aborted) return;
-    $("running-empty").textContent = "Nothing: the model could not be loaded.";
-    if (error.name === "DeviceError") showNoDevice(error);
-    else showProblem(error);
-  }
-  $("loading").hidden = true;
-  setButtons();
-}
+    setButtons();
+  },
 
-function showProgress({ stage, done, total }) {
-  const bar = $("loading-bar");
-  if (total > 0) {
-    bar.max = total;
-    bar.value = done;
-    $("loading-label").textContent = `${STAGES[stage]}: ${megabytes(done)} of ${megabytes(total)} MB`;
-  } else {
-    bar.removeAttribute("value"); // how far is not known
-    $("loading-label").textContent = STAGES[stage];
-  }
-}
-
-/** The model's card, its limits beside the picker, and its own sampling settings. */
-async function describeModel(name, signal) {
-  const folder = new URL(`models/${name}/`, here);
-  const read = async (file) => {
-    const response = await fetch(new URL(file, folder), { signal });
-    return response.ok ? response.text() : "";
-  };
-  try {
-    const [card, defaults] = await Promise.all([read("MODEL_CARD.md"), read("generation_config.json")]);
-    $("model-limits").textContent = paragraphUnder(card, "What to expect");
-    $("model-card").replaceChildren(...(card ? showCard(card) : ["This model has no card."]));
-    const config = JSON.parse(defaults || "{}");
+  defaults(config) {
     setValue("temperature", config.do_sample === false ? 0 : (config.temperature ?? 1));
     setValue("top-k", config.top_k ?? "");
     setValue("top-p", config.top_p ?? 1);
     setValue("min-p", config.min_p ?? 0);
     setValue("repetition-penalty", config.repetition_penalty ?? 1);
-  } catch {
-    // Without them the page still works: load says what is missing.
-  }
+  },
+
+  async failed(problem) {
+    $("running-empty").textContent = "Nothing: no model is loaded.";
+    if (problem.error?.name === "DeviceError" && !(await hasAdapter())) showNoDevice(problem.error);
+    else showProblem(problem);
+  },
+
+  problem(problem) {
+    if (problem) showProblem(problem);
+    else hideProblem();
+  },
+};
+
+async function hasAdapter() {
+  return Boolean(await navigator.gpu?.requestAdapter().catch(() => null));
 }
 
 function showNoDevice(error) {
@@ -211,23 +180,19 @@ function saySentences(text, spoken) {
 
 /** An error of generate. For a prompt that the context can't hold, also a way to go on. */
 async function showPromptProblem(error, prompt) {
-  showProblem(error);
-  if (error.name !== "ValueError") return;
-  const ids = await lm.tokenize(prompt).catch(() => []);
-  const context = lm.info.context;
-  if (ids.length + 1 < context) return;
+  const ids = error.name === "ValueError" ? await lm.tokenize(prompt).catch(() => []) : [];
+  const context = lm?.info.context;
+  if (!lm || ids.length + 1 < context) return showProblem({ error, message: error.message });
   const kept = Math.floor(context * 0.75); // the rest is for the continuation
-  $("problem-text").textContent =
+  const message =
     `The prompt has ${whole(ids.length)} tokens, and the model’s context holds ${whole(context)}, ` +
     "the new text included. Shorten it, or go on from its end.";
-  const button = $("use-end");
-  button.textContent = `Use its last ${whole(kept)} tokens`;
-  button.hidden = false;
-  button.onclick = async () => {
+  const run = async () => {
     const end = await lm.detokenize(ids.slice(-kept));
     $("prompt").value = end.replace(/^\uFFFD+/, ""); // half a character where it was cut
     write();
   };
+  showProblem({ error, message, again: { label: `Use its last ${whole(kept)} tokens`, run } });
 }
 
 // ---- Settings ----
@@ -273,28 +238,20 @@ function setButtons() {
   if (focused === $("stop") && !writing) $("generate").focus();
 }
 
-function showProblem(error) {
-  console.debug(error, error.detail ?? ""); // for developers: the traceback in Python
-  $("problem-text").textContent = error.message;
+/** again: {label, run}, a way out, if there is one; calm: nothing went wrong. */
+function showProblem({ error, message, again, calm = false }) {
+  if (error) console.debug(error, error.detail ?? ""); // for developers: the traceback in Python
+  $("problem-text").textContent = message;
+  $("problem").classList.toggle("calm", calm);
   $("problem").hidden = false;
+  const button = $("way-out");
+  button.hidden = !again;
+  button.textContent = again?.label ?? "";
+  button.onclick = again?.run ?? null;
 }
 
 function hideProblem() {
   $("problem").hidden = true;
-  $("use-end").hidden = true;
-}
-
-/** Tells the screen reader. */
-function say(text) {
-  $("status").textContent = text;
-}
-
-function whole(number) {
-  return number.toLocaleString("en");
-}
-
-function megabytes(bytes) {
-  return (bytes / 1e6).toFixed(1);
 }
 
 async function copy() {
@@ -302,14 +259,6 @@ async function copy() {
   $("copy").textContent = "Copied";
   say("Copied.");
   setTimeout(() => ($("copy").textContent = "Copy"), 2000);
-}
-
-/** Fills the picker; its first model, which index.html names, is being loaded meanwhile. */
-async function listModels() {
-  const models = await (await fetch(new URL("models.json", here))).json();
-  const chosen = $("model").value;
-  const options = models.map(({ name, title }) => new Option(title, name, false, name === chosen));
-  $("model").replaceChildren(...options);
 }
 
 // ---- The page itself ----
@@ -325,9 +274,8 @@ $("composer").addEventListener("submit", (event) => {
   write();
 });
 $("stop").addEventListener("click", () => writing?.abort());
-$("copy").addEventListener("click", () => copy().catch(showProblem));
+$("copy").addEventListener("click", () => copy().catch((error) => showProblem({ error, message: error.message })));
 $("keep-seed").addEventListener("click", () => setValue("seed", $("figure-seed").textContent));
-$("model").addEventListener("change", () => start($("model").value));
 for (const [id] of SETTINGS) {
   showValue(id);
   $(id).addEventListener("input", () => showValue(id));
@@ -347,5 +295,4 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-start($("model").value);
-listModels().catch(() => {}); // the one that index.html names stays
+openModels(listener);

@@ -11,8 +11,8 @@
 //
 // To the worker                             From the worker, with the id of what it answers
 //   {type: "load", id, model, precision,      {type: "progress", id, stage, done, total, and of stage
-//    paused}  (the last two where given)       "download" also stored, notice} ...
-//                                             {type: "result", id, value}
+//    paused, files: [{name, file: File}]}      "download" also stored, notice} ...
+//    (from precision on where given)          {type: "result", id, value}
 //   {type: "pause"}, {type: "resume"}         (the download of the load under way)
 //   {type: "generate", id, prompt, options}   {type: "started", id, seed}
 //                                             {type: "pieces", id, pieces, timing} ...
@@ -21,6 +21,8 @@
 //   {type: "detokenize", id, ids}             {type: "result", id, value}
 // Instead of the last answer there may be     {type: "error", id, error: {name, message, detail}}
 // Not about one message: {type: "ready"}, once, and {type: "broken", message} when all is over.
+
+import { wholeModel } from "./own_files.js";
 
 export { keepOffline, models, removeModel } from "./stored.js";
 
@@ -45,7 +47,8 @@ const OPTIONS = {
  * Starts a worker and loads a model into it. What is downloaded stays stored in this browser, also when
  * the load fails or is given up: the next one goes on from there.
  *
- * @param {string} name  a folder under models/
+ * @param {string} [name]  a folder under models/, "stories" where none is given; what to call the model
+ *   where `files` are given
  * @param {object} [options]
  * @param {({stage, done, total}) => void} [options.onProgress]  stage: "runtime" (Pyodide), "download",
  *   "check" (the self-test), "model", "prepare"; done and total: bytes, total 0 where it is not known.
@@ -54,17 +57,21 @@ const OPTIONS = {
  * @param {AbortSignal} [options.signal]  gives up: the promise rejects with the signal's reason
  * @param {string} [options.precision]  "f32", "f16", "int8" or "int4"; what the model is stored in
  *   where none is given
+ * @param {Iterable<File>} [options.files]  a model's own files instead of a folder under models/: read by
+ *   slices where they lie, neither copied nor sent anywhere
  * @param {Download} [options.download]  to pause and resume the download with
  * @returns {Promise<Model>}
  * @throws {Error} with name DeviceError (no WebGPU, no adapter), CheckpointError (no such model, a
  *   damaged one, or one that can't be fetched), LoadError (a damaged copy of this folder)
  */
-export async function load(name = "stories", options = {}) {
-  if (typeof name !== "string") {
-    throw new TypeError(`The model's name must be a string, not ${kind(name)}.`);
+export async function load(name, options = {}) {
+  const names = ["onProgress", "signal", "precision", "files", "download"];
+  const { onProgress, signal, precision, files, download } = known(options, names, "load");
+  const own = files ? wholeModel([...files]) : null;
+  const model = name === undefined ? (own?.name ?? "stories") : name;
+  if (typeof model !== "string") {
+    throw new TypeError(`The model's name must be a string, not ${kind(model)}.`);
   }
-  const names = ["onProgress", "signal", "precision", "download"];
-  const { onProgress, signal, precision, download } = known(options, names, "load");
   if (download !== undefined && !(download instanceof Download)) {
     throw new TypeError(`The option download must be a Download, not ${kind(download)}.`);
   }
@@ -76,7 +83,8 @@ export async function load(name = "stories", options = {}) {
   download?.addEventListener("change", pause);
   try {
     onProgress?.({ stage: "runtime", done: 0, total: 0 });
-    const message = { type: "load", model: name };
+    const message = { type: "load", model };
+    if (own) message.files = own.files;
     if (precision !== undefined && precision !== null) message.precision = precision; // else as stored
     if (download?.paused) message.paused = true;
     const info = await link.request(message, onProgress);

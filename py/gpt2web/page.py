@@ -67,12 +67,19 @@ class Page:
     async def load(self, number: int, message: Message) -> Message:
         """Loads a model in place of the one before; returns its info, keys in camelCase.
 
-        message: "model", and where they are given "precision" and "paused" (of its download).
+        message: "model", and where they are given "precision", "files" (the reader's own: name in a
+        model folder and File of each) and "paused" (of its download).
         """
         self.close()
         self.loading = loading = Loading(number, self.post, message.get("paused", False))
         try:
-            folder = open_folder(message["model"], self.base_url)
+            if "files" in message:
+                from gpt2web.own_files import open_files  # only the page has what it imports
+
+                files = {named["name"]: named["file"] for named in message["files"]}
+                folder = await open_files(message["model"], files)
+            else:
+                folder = open_folder(message["model"], self.base_url)
             folder = await hold_to_manifest(folder, loading.download, loading.paused)
             loading.begin(folder)
             self.lm = await GPT2CausalLM.from_preset_async(

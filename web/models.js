@@ -1,0 +1,278 @@
+// models.js: the model panel: which models there are, what loading one takes, the reader's own files,
+// what is kept on this machine, and the load itself.
+
+import { paragraphUnder, showCard } from "./card.js";
+import { Download, keepOffline, load, models, removeModel } from "./gpt2web.js";
+import { filesOf, wholeModel } from "./own_files.js";
+import { LoadProgress } from "./progress.js";
+import { $, say, size, whole } from "./show.js";
+
+const OWN = "/own"; // the choice of the reader's own files: no model's name has a slash
+const here = new URL("./", import.meta.url);
+
+let listed = []; // what models() says
+let own = null; // the reader's own model, as wholeModel gives it, and `choice`: OWN
+let lm = null; // the model, once loaded
+let current = null; // the choice that is loaded or being loaded
+let loading = null; // what gives up the load under way
+let tell = null; // app.js, which wants to hear of it
+
+/**
+ * Fills the panel and loads the model that index.html names.
+ *
+ * @param {object} listener  starting(): the model before goes; loaded(lm); defaults(config): the model's own
+ *   sampling settings; failed(problem): nothing is loaded; problem(problem or null): about something else.
+ *   A problem is {message, error, again: {label, run}, calm}: a way out, and whether nothing went wrong
+ */
+export function openModels(listener) {
+  tell = listener;
+  $("model").addEventListener("change", () => choose($("model").value));
+  $("load-model").addEventListener("click", () => start($("model").value));
+  $("delete-model").addEventListener("click", () => deleteModel().catch(showError));
+  $("keep-model").addEventListener("click", () => keepModels().catch(showError));
+  for (const id of ["own-files", "own-folder"]) {
+    $(id).addEventListener("change", () => {
+      chooseOwn([...$(id).files]);
+      $(id).value = ""; // so that the same files can be chosen again
+    });
+  }
+  takeDrops();
+  start($("model").value);
+  list().catch(() => {}); // the one that index.html names stays
+}
+
+// ---- Loading ----
+
+async function start(choice) {
+  tell.starting();
+  loading?.abort();
+  lm?.close(); // its worker ends, and with it what it holds on the GPU
+  lm = null;
+  current = choice;
+  const mine = (loading = new AbortController());
+  const download = new Download();
+  const progress = new LoadProgress(download, () => cancel(mine, choice));
+  choose(choice);
+  applyDefaults(choice, mine.signal);
+  const onProgress = (news) => {
+    if (mine.signal.aborted) return;
+    progress.show(news);
+    if (news.stage === "prepare") list().catch(() => {}); // not later: once it writes, the page asks for nothing
+  };
+  const options = { onProgress, signal: mine.signal, download };
+  if (choice === OWN) {
+    options.files = own.files.map(({ file }) => file);
+    options.precision = $("precision").value || undefined;
+  }
+  try {
+    const loaded = await load(choice === OWN ? own.name : choice, options);
+    if (mine.signal.aborted) return loaded.close();
+    lm = loaded;
+    tell.loaded(lm);
+    say("The model is ready.");
+  } catch (error) {
+    if (mine.signal.aborted) return;
+    current = null;
+    tell.failed({ error, message: error.message, again: { label: "Try again", run: () => start(choice) } });
+  }
+  progress.end();
+  loading = null;
+  if (lm) showChoice();
+  else list().catch(showChoice);
+}
+
+function cancel(mine, choice) {
+  mine.abort();
+  loading = current = null;
+  $("loading").hidden = true;
+  const kept = choice === OWN ? "" : " What was downloaded so far is kept.";
+  const again = { label: "Load it after all", run: () => start(choice) };
+  tell.failed({ message: `Loading was cancelled.${kept}`, again, calm: true });
+  say("Loading was cancelled.");
+  list().catch(showChoice);
+}
+
+// ---- The picker ----
+
+/** Asks again which models there are and what of them is on this machine. */
+async function list() {
+  listed = await models();
+  const options = listed.map(({ name, title }) => new Option(title ?? name, name));
+  if (own) options.push(new Option(`${own.name} (your files)`, OWN));
+  const chosen = $("model").value;
+  $("model").replaceChildren(...options);
+  $("model").value = chosen;
+  showChoice();
+}
+
+/** Makes a model the one that the panel is about; another may be running. */
+function choose(choice) {
+  $("model").value = choice;
+  showChoice();
+  showWords(choice);
+}
+
+/** What is known of the model chosen in the picker, and what can be done with it. */
+function showChoice() {
+  const choice = $("model").value;
+  const files = choice === OWN;
+  const model = files ? own : listed.find(({ name }) => name === choice);
+  const running = choice === current;
+  $("model-facts").textContent = files ? ownFacts() : model ? facts(model) : "";
+  $("model-kept").textContent = files ? ownText(running) : model ? keptText(model, running) : "";
+  $("precision-choice").hidden = !files;
+  $("load-model").hidden = running && !(files && lm);
+  $("load-model").textContent = running ? "Load again" : "Load";
+  const kept = !files && model?.stored > 0;
+  $("delete-model").hidden = $("keep-model").hidden = !kept || (running && !lm);
+  $("keep-answer").textContent = "";
+}
+
+/** "5.9 million parameters, f16, 11.8 MB, context of 384 tokens, license MIT" */
+function facts({ parameters, precision, bytes, context, license }) {
+  const parts = [
+    parameters && `${short(parameters)} parameters`,
+    precision,
+    bytes && size(bytes),
+    context && `context of ${whole(context)} tokens`,
+    license && `license ${license}`,
+  ];
+  return `${parts.filter(Boolean).join(", ")}.`;
+}
+
+function keptText({ bytes, stored }, running) {
+  if (running && !lm) return ""; // the load says how far it is
+  if (stored >= bytes) return running ? "Kept on this machine." : "Kept on this machine: nothing to download.";
+  const part = stored > 0 ? `${size(stored)} of ${size(bytes)} is on this machine` : "";
+  if (running) return part ? `${part}.` : "Not kept on this machine.";
+  return part ? `Will download ${size(bytes - stored)}: ${part} already.` : `Will download ${size(bytes)}.`;
+}
+
+function ownFacts() {
+  const names = own.files.map(({ file }) => file.name);
+  const few = names.length > 6 ? `${names.slice(0, 5).join(", ")} and ${names.length - 5} more` : names.join(", ");
+  return `${few}: ${size(own.bytes)}.`;
+}
+
+function ownText(running) {
+  return running ? "Read from your disk; nothing was uploaded." : "Will be read from your disk; nothing is uploaded.";
+}
+
+function short(number) {
+  if (number >= 1e9) return `${(number / 1e9).toFixed(1)} billion`;
+  return `${number >= 1e7 ? Math.round(number / 1e6) : (number / 1e6).toFixed(1)} million`;
+}
+
+async function deleteModel() {
+  const name = $("model").value;
+  const { title, stored } = listed.find((model) => model.name === name);
+  const question = `Delete ${title ?? name} (${size(stored)}) from this machine? It can be downloaded again.`;
+  if (!confirm(question)) return;
+  await removeModel(name);
+  await list();
+  say("Deleted from this machine.");
+  $("model").focus(); // the button that had the focus is gone
+}
+
+async function keepModels() {
+  const answer = (await keepOffline())
+    ? "The browser will keep it, also when the disk gets full."
+    : "The browser makes no promise: it may delete it when the disk gets full. It is kept until then.";
+  $("keep-answer").textContent = answer;
+  say(answer);
+}
+
+// ---- The reader's own files ----
+
+/** Makes what was dropped or picked the choice, or says why it is no model. */
+function chooseOwn(files) {
+  if (files.length === 0) return;
+  let model;
+  try {
+    model = wholeModel(files);
+  } catch (error) {
+    showError(error);
+    return;
+  }
+  own = model;
+  if (current === OWN) current = null; // what runs is not these files
+  tell.problem(null);
+  const option = [...$("model").options].find(({ value }) => value === OWN) ?? new Option("", OWN);
+  option.textContent = `${own.name} (your files)`;
+  $("model").append(option);
+  $("models").open = true;
+  choose(OWN);
+  say(`${own.name} can be loaded. ${ownFacts()}`);
+  $("load-model").focus({ preventScroll: true });
+  $("models").scrollIntoView({ block: "nearest" });
+}
+
+/** A drop of files anywhere is a model; anything else may be dropped into a text field, and nowhere else. */
+function takeDrops() {
+  const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+  const forText = (event) => event.target instanceof Element && event.target.closest("textarea, input:not([type=file])");
+  const mark = (on) => document.body.classList.toggle("dropping", on);
+  for (const type of ["dragenter", "dragover"]) {
+    document.addEventListener(type, (event) => {
+      mark(hasFiles(event));
+      if (!hasFiles(event) && forText(event)) return;
+      event.preventDefault(); // else the browser would leave the page for what is dropped
+      event.dataTransfer.dropEffect = hasFiles(event) ? "copy" : "none";
+    });
+  }
+  document.addEventListener("dragleave", (event) => {
+    if (event.relatedTarget === null) mark(false); // it has left the window
+  });
+  document.addEventListener("drop", (event) => {
+    mark(false);
+    if (!hasFiles(event)) {
+      if (!forText(event)) event.preventDefault();
+      return;
+    }
+    event.preventDefault();
+    filesOf(event.dataTransfer).then(chooseOwn).catch(showError);
+  });
+}
+
+// ---- What the model says of itself ----
+
+/** The chosen model's card, and its limits beside the picker. */
+async function showWords(choice) {
+  const card = await reader(choice)("MODEL_CARD.md").catch(() => "");
+  if ($("model").value !== choice) return; // another was chosen meanwhile
+  $("model-limits").textContent = paragraphUnder(card, "What to expect");
+  $("model-card").replaceChildren(...(card ? showCard(card) : ["This model has no card."]));
+}
+
+/** The sampling settings of the model that is being loaded. */
+async function applyDefaults(choice, signal) {
+  try {
+    const defaults = JSON.parse((await reader(choice)("generation_config.json")) || "{}");
+    if (!signal.aborted) tell.defaults(defaults);
+  } catch {
+    // Without them the page still works: load says what is missing.
+  }
+}
+
+function reader(choice) {
+  return choice === OWN ? readOwn(own) : readServed(choice);
+}
+
+function readServed(name) {
+  const folder = new URL(`models/${name}/`, here);
+  return async (file) => {
+    const response = await fetch(new URL(file, folder));
+    return response.ok ? response.text() : "";
+  };
+}
+
+function readOwn({ files }) {
+  return async (wanted) => {
+    const found = files.find(({ name }) => name === wanted);
+    return found && found.file.size < 1e6 ? found.file.text() : "";
+  };
+}
+
+function showError(error) {
+  tell.problem({ error, message: error.message });
+}
