@@ -232,8 +232,8 @@ class BadHandler(build.Handler):
         size = PIECE if speed is None else min(PIECE, max(1, int(speed / 20)))
         for at in range(0, len(data), size):
             piece = data[at : at + size]
+            seen.sent += len(piece)  # before anybody can have read it
             self.wfile.write(piece)
-            seen.sent += len(piece)
             if speed is not None:
                 time.sleep(len(piece) / speed)
 
