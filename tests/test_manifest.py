@@ -88,7 +88,7 @@ HOSTILE = {
     ),
     "empty": (with_shard(bytes=0), "bytes: .* got 0"),
     "over 16 MiB": (with_shard(bytes=SHARD_BYTES + 1), "bytes: .* got 16777217"),
-    "huge": (with_shard(bytes=10**4000), "bytes: .* got more"),
+    "huge": (with_shard(bytes=10**4000), r"bytes: .* got 10+\.\.\.0+$"),
     "a float": (with_shard(bytes=1e3), r"bytes: .* got 1000\.0"),
     "a truth": (with_shard(bytes=True), "bytes: .* got True"),
     "a short hash": (with_shard(sha256="ab"), "sha256: wanted 64 lower-case"),

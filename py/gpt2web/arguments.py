@@ -6,6 +6,7 @@ numpy itself is never imported: the page has none.
 
 import operator
 import re
+import reprlib
 from array import array
 from collections.abc import Mapping
 from typing import Any
@@ -54,6 +55,21 @@ def dtype_name(dtype: Any) -> str | None:
     return name
 
 
+_repr = reprlib.Repr()
+_repr.maxlevel = 3
+_repr.maxstring = _repr.maxlong = _repr.maxother = 60
+
+
+def shown(value: object) -> str:
+    """A value for a message: its repr, but short, however large or deep it is.
+
+    >>> shown({"a": [1, [2, [3, [4]]]]}), len(shown("a" * 10**6))
+    ("{'a': [1, [...]]}", 60)
+    """
+    text = _repr.repr(value)
+    return text if len(text) <= 100 else f"{text[:96]} ..."
+
+
 def whole_number(value: Any, name: str, minimum: int = 1) -> int:
     """`value` as an int, numpy's too. ValueError: anything else, or less than `minimum`."""
     try:
@@ -61,7 +77,7 @@ def whole_number(value: Any, name: str, minimum: int = 1) -> int:
     except TypeError:
         number = None
     if number is None or number < minimum:
-        raise ValueError(f"{name}: wanted a whole number of {minimum} or more, got {value!r}")
+        raise ValueError(f"{name}: wanted a whole number of {minimum} or more, got {shown(value)}")
     return number
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import os
 import re
+import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from gpt2web.arguments import shown
 from gpt2web.config import GPT2Config
 from gpt2web.precision import (
     PACKED_BITS,
@@ -48,6 +50,8 @@ __all__ = [
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+
+SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}\.safetensors")
 
 # The causal mask and its fill value, which older versions of Transformers saved as tensors.
 MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
@@ -93,11 +97,11 @@ class LocalFolder:
             raise CheckpointError(f"{path}: wanted the path of a model's folder, got {what}.")
 
     async def read_text(self, file: str) -> str:
-        path = self._path / file
-        if path.stat().st_size > MAX_TEXT_BYTES:
+        path, size = self._regular(file)
+        if size > MAX_TEXT_BYTES:
             raise CheckpointError(
                 f"{self.name}/{file}: wanted a text file of at most {MAX_TEXT_BYTES:,} bytes, got "
-                f"{path.stat().st_size:,}"
+                f"{size:,}"
             )
         try:
             return path.read_text(encoding="utf-8")
@@ -105,7 +109,17 @@ class LocalFolder:
             raise CheckpointError(f"{self.name}/{file} is not UTF-8 text: {error}") from None
 
     async def open(self, file: str) -> Stream:
-        return _LocalStream(self._path / file, f"{self.name}/{file}")
+        path, _ = self._regular(file)
+        return _LocalStream(path, f"{self.name}/{file}")
+
+    def _regular(self, file: str) -> tuple[Path, int]:
+        """A file's path and length; a pipe or a device would be read for ever."""
+        path = self._path / file
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "something else"
+            raise CheckpointError(f"{self.name}/{file}: wanted a file, got {what}.")
+        return path, status.st_size
 
 
 class _LocalStream:
@@ -282,10 +296,10 @@ async def _read_index(folder: Folder) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{where}: wanted an object with a weight_map, got {text[:60]!r}")
     for tensor, file in weight_map.items():
-        if not isinstance(file, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", file):
+        if not isinstance(file, str) or not SHARD_NAME.fullmatch(file):
             raise CheckpointError(
                 f"{where}: tensor {tensor}: wanted the name of a .safetensors file beside the "
-                f"index, got {file!r}"
+                f"index, got {shown(file)}"
             )
     return weight_map
 
@@ -344,8 +358,10 @@ def _check_tensors(
     missing = [name for name in shapes if name not in seen]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        *_, last = stored
+        others = f" and {len(stored) - 1} more" if len(stored) > 1 else ""
         raise CheckpointError(
-            f"{folder}/{', '.join(stored)}: tensor {missing[0]}{more} is missing: wanted "
+            f"{folder}/{last}{others}: tensor {missing[0]}{more} is missing: wanted "
             f"{len(shapes)} tensors (num_layers {config.num_layers}), got {len(entries)}. "
             "Use the config.json that came with these weights, or fetch them again."
         )
@@ -421,7 +437,7 @@ def _check_tensor(
 
 
 def _why_unknown(name: str, config: GPT2Config) -> str:
-    block = re.match(r"h\.(\d+)\.", name)
+    block = re.match(r"h\.(\d{1,9})\.", name)
     if block and int(block[1]) >= config.num_layers:
         return (
             f"wanted layers 0 to {config.num_layers - 1} (num_layers {config.num_layers}), "

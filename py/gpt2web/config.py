@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from gpt2web.arguments import whole_number
+from gpt2web.arguments import shown, whole_number
+
+# Far over any GPT-2's: what a file may ask for before anything of it is believed.
+MAX_SIZE = 2**31 - 1  # ids are int32
+MAX_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,8 @@ class GPT2Config:
         max_sequence_length: number of position embeddings, which is the context's length.
         layer_norm_epsilon: added to the variance in every layer norm.
 
-    ValueError: sizes that aren't whole numbers of 1 or more, heads that don't divide hidden_dim,
-    a dropout outside [0, 1), an epsilon that isn't above 0.
+    ValueError: sizes that aren't whole numbers of 1 to MAX_SIZE, or MAX_LAYERS, heads that don't
+    divide hidden_dim, a dropout outside [0, 1), an epsilon that isn't above 0.
 
     >>> GPT2Config.from_preset("gpt2").num_parameters
     124439808
@@ -42,9 +46,13 @@ class GPT2Config:
             value = getattr(self, field.name)
             if field.type is int:
                 # numpy's integers become plain ones
-                object.__setattr__(self, field.name, whole_number(value, field.name))
+                number = whole_number(value, field.name)
+                most = MAX_LAYERS if field.name == "num_layers" else MAX_SIZE
+                if number > most:
+                    raise ValueError(f"{field.name}: wanted at most {most:,}, got {shown(number)}")
+                object.__setattr__(self, field.name, number)
             elif isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{field.name}: wanted a number, got {value!r}")
+                raise ValueError(f"{field.name}: wanted a number, got {shown(value)}")
         if self.hidden_dim % self.num_heads:
             raise ValueError(
                 f"hidden_dim must be divisible by num_heads, got hidden_dim {self.hidden_dim} and "
@@ -94,8 +102,8 @@ class GPT2Config:
             value = config.get(key, wanted[0])
             if value not in wanted:
                 raise ValueError(
-                    f"config.json: wanted {key} {' or '.join(map(repr, wanted))}, got {value!r}: "
-                    f"{why}"
+                    f"config.json: wanted {key} {' or '.join(map(repr, wanted))}, got "
+                    f"{shown(value)}: {why}"
                 )
 
         def size(key: str) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gpt2web.arguments import shown
 from gpt2web.checkpoint import SINGLE_FILE, Folder
 from gpt2web.precision import PRECISIONS
 from gpt2web.safetensors import MAX_TEXT_BYTES, CheckpointError, Stream, parse_json
@@ -89,7 +90,7 @@ def parse_manifest(where: str, text: str) -> Manifest:
     version = fields.get("version")
     if type(version) is not int or version != VERSION:
         raise CheckpointError(
-            f"{where}: wanted version {VERSION}, got {version!r:.40}. Convert the model again, or "
+            f"{where}: wanted version {VERSION}, got {shown(version)}. Convert the model again, or "
             "use the gpt2web that wrote this."
         )
     manifest = Manifest(
@@ -121,7 +122,7 @@ def _word(
 ) -> str:
     value = fields.get(key)
     if not (isinstance(value, str) and fits(value)):
-        raise CheckpointError(f"{where}: {key}: wanted {wanted}, got {value!r:.80}")
+        raise CheckpointError(f"{where}: {key}: wanted {wanted}, got {shown(value)}")
     return value
 
 
@@ -129,14 +130,9 @@ def _number(where: str, fields: dict[str, Any], key: str, most: int) -> int:
     value = fields.get(key)
     if type(value) is not int or not 1 <= value <= most:
         raise CheckpointError(
-            f"{where}: {key}: wanted a whole number from 1 to {most}, got {_shown(value)}"
+            f"{where}: {key}: wanted a whole number from 1 to {most}, got {shown(value)}"
         )
     return value
-
-
-def _shown(value: object) -> str:
-    """A value for a message; Python refuses to print an integer of thousands of digits."""
-    return f"{value!r:.40}" if not isinstance(value, int) or value.bit_length() < 128 else "more"
 
 
 def _shards(
@@ -144,13 +140,13 @@ def _shards(
 ) -> tuple[Shard, ...]:
     listed = fields.get(key)
     if not isinstance(listed, list) or not 1 <= len(listed) <= most:
-        got = f"{len(listed)} of them" if isinstance(listed, list) else f"{listed!r:.40}"
+        got = f"{len(listed)} of them" if isinstance(listed, list) else shown(listed)
         raise CheckpointError(f"{where}: {key}: wanted a list of 1 to {most} files, got {got}")
     shards = []
     for entry in listed:
         if not isinstance(entry, dict):
             raise CheckpointError(
-                f"{where}: {key}: wanted objects with file, bytes and sha256, got {entry!r:.80}"
+                f"{where}: {key}: wanted objects with file, bytes and sha256, got {shown(entry)}"
             )
         plain = "the plain name of a file beside the manifest"
         name = _word(f"{where}: {key}", entry, "file", PLAIN_NAME.fullmatch, plain)

@@ -7,17 +7,45 @@ to end. Only the header is ever held in memory. Knows nothing of GPT-2: `checkpo
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gpt2web.arguments import shown
+
 BYTES_PER_VALUE = {"F32": 4, "F16": 2, "BF16": 2}  # what a model's weights may be
-MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+MAX_HEADER_BYTES = 16_000_000  # GPT-2 XL's has 60,000; the format allows 100 MB
 MAX_TEXT_BYTES = 16_000_000  # of a model's text files; the largest known, tokenizer.json, is 3.6 MB
+MAX_JSON_VALUES = 1_000_000  # in one text: 100 MB of Python objects; GPT-2's tokenizer has 250,000
+MAX_MESSAGE = 600  # characters
 SKIP_BYTES = 1 << 20  # piece size for reading over what nobody wants
 
 
 class CheckpointError(Exception):
-    """A checkpoint that can't be used; says which file, which tensor, what was wanted and got."""
+    """A checkpoint that can't be used; says which file, which tensor, what was wanted and got.
+
+    Names in files may be anything, so the message is made one line of printable characters, and a
+    long one loses its middle.
+
+    >>> str(CheckpointError("tensor \\n\\u202ea: wanted another name"))
+    'tensor \\\\n\\\\u202ea: wanted another name'
+    """
+
+    def __init__(self, message: str) -> None:
+        characters = (c if c.isprintable() else _escaped(c) for c in _without_middle(message))
+        super().__init__(_without_middle("".join(characters)))
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _without_middle(text: str) -> str:
+    """At most MAX_MESSAGE characters: the start says where, the end what to do."""
+    if len(text) <= MAX_MESSAGE:
+        return text
+    end = MAX_MESSAGE // 2 - 5
+    return f"{text[:end]} [...] {text[-end:]}"
 
 
 class Stream(Protocol):
@@ -105,15 +133,28 @@ async def read_header(where: str, stream: Stream) -> tuple[bytes, list[StoredTen
 
 
 def parse_json(where: str, text: str | bytes) -> Any:
+    """What a text says, which is UTF-8 where it is bytes; `where` is what messages call it.
+
+    Raises CheckpointError for what is no JSON or too deep for Python's parser, a name that is
+    twice in one object, and more than MAX_JSON_VALUES values.
+    """
+
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in found:
-                raise CheckpointError(f"{where}: {name} is listed twice. Keep one of them.")
-            found[name] = value
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+            raise CheckpointError(f"{where}: {twice} is listed twice. Keep one of them.")
         return found
 
     try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        values = sum(map(text.count, ",[{"))
+        if values > MAX_JSON_VALUES:
+            raise CheckpointError(
+                f"{where}: wanted at most {MAX_JSON_VALUES:,} values, got about {values:,}. "
+                "Put the right file there."
+            )
         return json.loads(text, object_pairs_hook=without_duplicates)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
@@ -139,7 +180,7 @@ def _parse_header(where: str, header: bytes, data_bytes: int) -> list[StoredTens
             case _:
                 raise CheckpointError(
                     f"{where}: tensor {name}: wanted dtype, shape and data_offsets "
-                    f"[begin, end], got {fields!r:.80}. Fetch or write the file again."
+                    f"[begin, end], got {shown(fields)}. Fetch or write the file again."
                 )
     spans.sort(key=lambda span: span[:2])
     expected = 0

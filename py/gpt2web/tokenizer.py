@@ -289,7 +289,9 @@ class BytePairTokenizer(KerasArguments):
                 return b""
             # An unsplittable token was never written in the byte alphabet.
             plain = token in self.unsplittable_tokens
-            known = self._bytes[token_id] = token.encode() if plain else from_byte_alphabet(token)
+            known = self._bytes[token_id] = (
+                token.encode("utf-8", "replace") if plain else from_byte_alphabet(token)
+            )
         return known
 
     # Configuration

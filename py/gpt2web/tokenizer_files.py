@@ -12,9 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gpt2web.arguments import shown
 from gpt2web.safetensors import CheckpointError, parse_json
 from gpt2web.tokenizer import END_OF_TEXT, GPT2Tokenizer
 from gpt2web.vocabulary import read_merges, vocabulary_of_merges
+
+MAX_RULES = 300_000  # merges; the largest vocabularies have 256,000 tokens
+MAX_ADDED = 5_000  # tokens that a text is searched for, each at each place
 
 # What a byte-level BPE of GPT-2's kind says in model and pre_tokenizer; missing is as the first.
 _PLAIN: dict[str, tuple[Any, ...]] = {
@@ -38,6 +42,7 @@ def from_merges(
 ) -> GPT2Tokenizer:
     """The tokenizer of merges.txt, vocab.json and added_tokens.json, as texts."""
     rules = merges.splitlines()
+    _limit(f"{where}/merges.txt", "merges", len(rules), MAX_RULES)
     try:
         pairs = read_merges(rules)
     except ValueError as error:
@@ -67,23 +72,25 @@ def from_tokenizer_json(where: str, text: str) -> GPT2Tokenizer:
         )
     splitter = fields.get("pre_tokenizer")
     if not isinstance(splitter, dict):
-        raise CheckpointError(f"{where}: wanted pre_tokenizer ByteLevel, got {splitter!r:.60}")
+        raise CheckpointError(f"{where}: wanted pre_tokenizer ByteLevel, got {shown(splitter)}")
     _check(f"{where}: pre_tokenizer", splitter, _BYTE_LEVEL)
+    rules = _list(where, model, "merges")
+    _limit(where, "merges", len(rules), MAX_RULES)
     ids = _ids(f"{where}: model.vocab", model.get("vocab"))
     added: dict[str, Any] = {}
     for token in _list(where, fields, "added_tokens", default=[]):
         if not (isinstance(token, dict) and isinstance(token.get("content"), str)):
             raise CheckpointError(
-                f"{where}: added_tokens: wanted content and id, got {token!r:.80}"
+                f"{where}: added_tokens: wanted content and id, got {shown(token)}"
             )
-        _check(f"{where}: added token {token['content']!r}", token, _ADDED)
+        _check(f"{where}: added token {shown(token['content'])}", token, _ADDED)
         added[token["content"]] = token.get("id")
     at = f"{where}: added_tokens"
     return _made(
         where,
         at,
         ids,
-        [_rule(where, rule) for rule in _list(where, model, "merges")],
+        [_rule(where, rule) for rule in rules],
         _ids(at, added),
         add_prefix_space=splitter.get("add_prefix_space") is True,
     )
@@ -102,7 +109,7 @@ def _made(
     if len(tokens) < len(ids):
         twice = next(token for token, token_id in ids.items() if tokens[token_id] != token)
         raise CheckpointError(
-            f"{source}: {twice!r} and {tokens[ids[twice]]!r} have one id, {ids[twice]}"
+            f"{source}: {shown(twice)} and {shown(tokens[ids[twice]])} have one id, {ids[twice]}"
         )
     for token, token_id in added.items():
         if token.encode("utf-8", "replace").decode() != token:
@@ -113,10 +120,11 @@ def _made(
             or not token
         ):
             raise CheckpointError(
-                f"{at}: {token!r} cannot be {token_id}: in the vocabulary it is {ids.get(token)}, "
-                f"and {token_id} is {tokens.get(token_id)!r}"
+                f"{at}: {shown(token)} cannot be {token_id}: in the vocabulary it is "
+                f"{ids.get(token)}, and {token_id} is {shown(tokens.get(token_id))}"
             )
         tokens[token_id] = token
+    _limit(at, "added tokens", len(added), MAX_ADDED)
     special = list(dict.fromkeys([END_OF_TEXT, *added]))
     try:
         return GPT2Tokenizer(
@@ -131,18 +139,23 @@ def _check(where: str, fields: Mapping[str, Any], wanted: dict[str, tuple[Any, .
         value = fields.get(key, values[0])
         if value not in values:
             raise CheckpointError(
-                f"{where}: wanted {key} {values[0]!r}, as in GPT-2's tokenizer, got {value!r:.60}"
+                f"{where}: wanted {key} {values[0]!r}, as in GPT-2's tokenizer, got {shown(value)}"
             )
 
 
+def _limit(where: str, what: str, count: int, most: int) -> None:
+    if count > most:
+        raise CheckpointError(f"{where}: wanted at most {most:,} {what}, got {count:,}")
+
+
 def _kind(part: object) -> str:
-    return f"{part.get('type')!r}" if isinstance(part, dict) else f"{part!r:.60}"
+    return shown(part.get("type")) if isinstance(part, dict) else shown(part)
 
 
 def _list(where: str, fields: Mapping[str, Any], key: str, default: Any = None) -> list[Any]:
     value = fields.get(key, default)
     if not isinstance(value, list):
-        raise CheckpointError(f"{where}: wanted a list as {key}, got {value!r:.60}")
+        raise CheckpointError(f"{where}: wanted a list as {key}, got {shown(value)}")
     return value
 
 
@@ -154,14 +167,14 @@ def _rule(where: str, rule: object) -> str:
         case [str(left), str(right)] if " " not in left + right:
             return f"{left} {right}"
     raise CheckpointError(
-        f"{where}: merges: wanted 'left right' or [left, right], got {rule!r:.60}"
+        f"{where}: merges: wanted 'left right' or [left, right], got {shown(rule)}"
     )
 
 
 def _ids(where: str, ids: object) -> dict[str, int]:
     if not isinstance(ids, dict):
-        raise CheckpointError(f"{where}: wanted an object of token -> id, got {ids!r:.60}")
+        raise CheckpointError(f"{where}: wanted an object of token -> id, got {shown(ids)}")
     for token, token_id in ids.items():
         if type(token_id) is not int or not 0 <= token_id < 2**31:
-            raise CheckpointError(f"{where}: {token!r}: wanted an id, got {token_id!r:.40}")
+            raise CheckpointError(f"{where}: {shown(token)}: wanted an id, got {shown(token_id)}")
     return ids

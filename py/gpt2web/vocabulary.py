@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt2web.arguments import whole_number
+from gpt2web.arguments import shown, whole_number
 from gpt2web.bpe import BYTE_TO_CHARACTER
 
 Vocabulary = Mapping[str, int] | str | os.PathLike[str]
@@ -42,7 +42,7 @@ def read_vocabulary(vocabulary: Vocabulary) -> dict[str, int]:
         if not isinstance(token, str):
             raise ValueError(f"{name}: wanted strings as tokens, got {token!r}")
     return {
-        token: whole_number(token_id, f"{name}, id of {token!r}", minimum=0)
+        token: whole_number(token_id, f"{name}, id of {shown(token)}", minimum=0)
         for token, token_id in table.items()
     }
 
@@ -63,12 +63,14 @@ def read_merges(merges: Merges) -> list[tuple[str, str]]:
     pairs = []
     for number, rule in enumerate(rules, 1):
         if not isinstance(rule, str):
-            raise ValueError(f"{name}, rule {number}: wanted a string 'left right', got {rule!r}")
+            raise ValueError(
+                f"{name}, rule {number}: wanted a string 'left right', got {shown(rule)}"
+            )
         rule = rule.strip()
         if not rule or rule.startswith("#version:"):
             continue
         left, _, right = rule.partition(" ")
         if not right or " " in right:
-            raise ValueError(f"{name}, rule {number}: wanted 'left right', got {rule!r}")
+            raise ValueError(f"{name}, rule {number}: wanted 'left right', got {shown(rule)}")
         pairs.append((left, right))
     return pairs
