@@ -652,10 +652,11 @@ def command_model(arguments: list[str]) -> int:
 
 
 def command_bench(arguments: list[str]) -> int:
-    """measure, and write the figures into README.md [native [--adapter NAME]]"""
-    everything = arguments[:1] != ["native"] and not {"-h", "--help"}.intersection(arguments)
+    """measure, and write the figures into README.md [native|sizes|precision [--adapter NAME]]"""
+    what = arguments[0] if arguments else "all"
+    everything = what not in ("native", "sizes", "precision", "-h", "--help")
     with alone():
-        set_up_python("test" if everything else "build")
+        set_up_python("build" if what in ("native", "-h", "--help") else "test")
         if everything:
             set_up_browser()
     if everything:

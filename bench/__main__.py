@@ -3,10 +3,12 @@
     bench                        both software adapters natively, and the page in Chromium
     bench native                 only natively, on every adapter of this machine
     bench native --adapter NAME  only on that one: how to measure a real GPU
+    bench sizes                  GPT-2's four sizes with random weights: bytes, logits against numpy
+    bench precision              f32, f16, int8 and int4: bytes, and quality on held-out text
 
-Results go to bench/results/, a file for the software adapters with the page, and one for each
-adapter measured alone. Let the machine do nothing else meanwhile. procedure.py and measure.py say
-what is counted and what is not.
+Results go to bench/results/: a file for the software adapters with the page, one for each adapter
+measured alone, sizes.json and precision.json. Let the machine do nothing else meanwhile.
+procedure.py and measure.py, sizes.py and precision.py say what is counted and what is not.
 """
 
 from __future__ import annotations
@@ -34,12 +36,25 @@ def main(arguments: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", nargs="?", choices=["all", "native"], default="all")
+    parser.add_argument(
+        "what", nargs="?", choices=["all", "native", "sizes", "precision"], default="all"
+    )
     parser.add_argument("--adapter", metavar="NAME", help="part of an adapter's name")
     options = parser.parse_args(arguments)
     if options.adapter and options.what == "all":
-        parser.error("--adapter goes with native")
-    if options.what == "native":
+        parser.error("--adapter goes with native, sizes and precision")
+    if options.what == "sizes":
+        from bench import sizes
+
+        say("sizes")
+        write("sizes", {"sizes": sizes.run(options.adapter or SOFTWARE[0])})
+    elif options.what == "precision":
+        from bench import precision
+
+        say("precisions")
+        found = asyncio.run(precision.run(options.adapter or SOFTWARE[0], precision.stories()))
+        write("precision", {"precisions": found})
+    elif options.what == "native":
         from bench.native import adapters
 
         for adapter in [options.adapter] if options.adapter else adapters():

@@ -20,6 +20,12 @@ NO_GPU = (
     "that has one adds its figures here."
 )
 NAMES = {"stories": "stories", "gpt2": "GPT-2 small's shape"}
+SHAPES = {
+    "gpt2": "GPT-2 small",
+    "gpt2-medium": "GPT-2 medium",
+    "gpt2-large": "GPT-2 large",
+    "gpt2-xl": "GPT-2 XL",
+}
 
 
 def write_readme() -> None:
@@ -36,11 +42,24 @@ def read() -> list[dict[str, Any]]:
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
-    if not results:
-        return NOTHING
+    timed = [result for result in results if "models" in result]
+    parts = speeds(timed) if timed else [NOTHING]
+    for result in results:
+        if "precisions" in result:
+            parts += precisions(result)
+        if "sizes" in result:
+            parts += sizes(result)
+    return "\n\n".join(parts)
+
+
+def measured(result: dict[str, Any]) -> str:
+    return f"Measured {result['date']} at commit {result['commit']}: {result['machine']}."
+
+
+def speeds(results: list[dict[str, Any]]) -> list[str]:
     models = [model for result in results for model in result["models"]]
     parts = [
-        *(f"Measured {r['date']} at commit {r['commit']}: {r['machine']}." for r in results),
+        *map(measured, results),
         *([NO_GPU] if all(model["software"] for model in models) else []),
         "**What one generated token costs**, K tokens going to the GPU in one submit. A pair is "
         "for a cache of up to 256 tokens / a longer one.",
@@ -62,7 +81,7 @@ def markdown(results: list[dict[str, Any]]) -> str:
     for result in results:
         if "visits" in result:
             parts += visits(result)
-    return "\n\n".join(parts)
+    return parts
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
@@ -120,3 +139,89 @@ def visits(result: dict[str, Any]) -> list[str]:
         "fresh profile, *warm* the second with the same.",
         table(["visit", "ready to generate after", "first token after"], rows),
     ]
+
+
+def precisions(result: dict[str, Any]) -> list[str]:
+    """What each precision costs: in quality on the stories model, in bytes on all shapes."""
+    found = result["precisions"]
+    exact = found["stories"][0]
+    quality = [
+        [
+            model["precision"],
+            megabytes(model["bytes"]["weights"]),
+            megabytes(model["stored_bytes"]),
+            f"{model['perplexity']:.4f}",
+            f"{100 * (model['perplexity'] / exact['perplexity'] - 1):+.2f} %",
+            f"{model['divergence']:.2g}",
+        ]
+        for model in found["stories"]
+    ]
+    return [
+        f"**Precision.** The stories model on {found['texts']} stories that it was not trained on "
+        f"({found['tokens']:,} tokens, [bench/held_out.txt](bench/held_out.txt)): perplexity, and "
+        "the mean Kullback-Leibler divergence from f32, in nats for each token. The model is "
+        f"published in f16, so f16 loses nothing. {measured(result)} On {found['adapter']}.",
+        table(
+            [
+                *("precision", "weights on the GPU", "weights in the folder"),
+                *("perplexity", "over f32", "divergence"),
+            ],
+            quality,
+        ),
+        "Bytes on the GPU of GPT-2's shapes: weights, the K/V cache of one text of 1,024 tokens, "
+        "and everything else with its part of the weights.",
+        table(
+            ["shape", "precision", "weights", "cache", "all else", "together"],
+            [
+                [SHAPES[m["model"]], m["precision"], *byte_cells(m["bytes"])]
+                for m in found["shapes"]
+            ],
+        ),
+    ]
+
+
+def sizes(result: dict[str, Any]) -> list[str]:
+    """All four sizes with random weights."""
+    found = result["sizes"]
+    adapters = ", ".join(dict.fromkeys(model["adapter"] for model in found))
+    rows = [
+        [
+            f"{SHAPES[model['model']]}, {model['precision']}",
+            f"{model['parameters']:,}",
+            *byte_cells(model["bytes"]),
+            ", ".join(model["split"]) or "none",
+            f"{model['logits_difference']:.1e} of {model['largest_logit']:.1f}",
+            f"{model['seconds_per_token']:.2g} s",
+            megabytes(model["peak_rss_bytes"]),
+        ]
+        for model in found
+    ]
+    return [
+        f"**All sizes**, with random weights, on {adapters}, which computes on the CPU and binds "
+        f"{found[0]['binding_limit'] / 2**20:g} MiB at most: what matters here is bytes and "
+        "logits, not speed. Logits are compared with numpy's at "
+        f"{found[0]['positions']} positions: the largest difference, and the largest logit. "
+        f"The process's memory holds the adapter's too. {measured(result)}",
+        table(
+            [
+                *("model", "parameters", "weights", "cache", "all else", "together"),
+                *("matrices in parts", "logits differ by", "a token takes", "peak memory"),
+            ],
+            rows,
+        ),
+    ]
+
+
+def byte_cells(held: dict[str, int]) -> list[str]:
+    """Weights, cache, the rest with its part of the weights, and their sum."""
+    part = 100 * held["rest"] / held["weights"]
+    return [
+        megabytes(held["weights"]),
+        megabytes(held["cache"]),
+        f"{megabytes(held['rest'])}, {part:.1f} %",
+        megabytes(sum(held.values())),
+    ]
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

@@ -301,7 +301,7 @@ def test_sizes_that_no_kernel_holds_are_refused(device):
     with pytest.raises(ValueError, match=r"vocabulary_size is 131,073; .* at most 131,072"):
         GPT2Backbone(131073, 1, 1, 4, 8)
     wide = GPT2Backbone(7, 1, 20, 2680, 8, max_sequence_length=2, device=device)
-    with pytest.raises(DeviceError, match=r"hidden_dim is 2,680; .* holds 2,672"):
+    with pytest.raises(DeviceError, match=r"hidden_dim is 2,680, .* holds 2,672"):
         block_on(wide.ready(), "ready")
 
 

@@ -2,15 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from math import exp, log
 from typing import Any
 
+import numpy as np
 import pytest
 
 from adapters import new_device  # noqa: F401  sets the environment before wgpu starts Vulkan
-from bench import report
+from bench import precision, report
+from bench.footprint import footprint
 from bench.native import Native, short_name
 from bench.procedure import count, summary
 from browser import run_outside
+from gpt2web import GPT2CausalLM, GPT2Config
+from gpt2web.gpu import Device
 
 LAYERS = 6  # of stories
 COUNTS = {
@@ -111,6 +116,34 @@ def model(**other: Any) -> dict[str, Any]:
     } | other
 
 
+def test_the_tables_of_precisions_and_sizes_hold_the_figures() -> None:
+    held = {"weights": 200_000_000, "cache": 75_000_000, "rest": 8_000_000}
+    about = {"date": "2026-01-02", "commit": "abc1234", "machine": "a machine"}
+    rows = [
+        {"precision": name, "bytes": held, "stored_bytes": 5e6, "perplexity": p, "divergence": d}
+        for name, p, d in (("f32", 4.0, 0.0), ("int4", 4.1, 0.0123))
+    ]
+    shapes = [{"model": "gpt2-xl", "precision": "int4", "bytes": held}]
+    found = {"texts": 7, "tokens": 1234, "adapter": "A", "stories": rows, "shapes": shapes}
+    text = report.markdown([about | {"precisions": found}])
+    assert "on 7 stories that it was not trained on (1,234 tokens, " in text
+    assert "| int4 | 200.0 MB | 5.0 MB | 4.1000 | +2.50 % | 0.012 |" in text
+    assert "| f32 | 200.0 MB | 5.0 MB | 4.0000 | +0.00 % | 0 |" in text
+    cells = "200.0 MB | 75.0 MB | 8.0 MB, 4.0 % | 283.0 MB |"
+    assert f"| GPT-2 XL | int4 | {cells}" in text
+    size = {
+        **{"model": "gpt2-xl", "precision": "f16", "adapter": "A", "parameters": 1557611200},
+        **{"bytes": held, "split": ["wte"], "logits_difference": 1.2e-5, "largest_logit": 4.36},
+        **{"seconds_per_token": 1.48, "peak_rss_bytes": 4e9, "positions": 24},
+        "binding_limit": 2**27,
+    }
+    text = report.markdown([about | {"sizes": [size]}])
+    assert "on A, which computes on the CPU and binds 128 MiB at most" in text
+    last = "wte | 1.2e-05 of 4.4 | 1.5 s | 4,000.0 MB |"
+    assert f"| GPT-2 XL, f16 | 1,557,611,200 | {cells} {last}" in text
+    assert text.count("Measured 2026-01-02 at commit abc1234: a machine.") == 1
+
+
 def test_the_tables_hold_the_figures() -> None:
     result = {"date": "2026-01-02", "commit": "abc1234", "machine": "a machine"}
     text = report.markdown([result | {"models": [model()]}])
@@ -122,3 +155,55 @@ def test_the_tables_hold_the_figures() -> None:
     other = report.markdown([result | {"models": [model(), model(software=False)]}])
     assert "No figure of a real GPU" not in other
     assert report.markdown([]) == report.NOTHING
+
+
+def test_divergence_and_perplexity_are_those_of_known_distributions() -> None:
+    halves, thirds = np.array([[0.0, 0.0, -np.inf]]), np.array([[5.0, 5.0, 5.0]])
+    p, q = precision.log_softmax(halves[:, :2]), precision.log_softmax(thirds[:, :2])
+    assert np.allclose(np.exp(p), 0.5) and (p == q).all()
+    assert precision.divergence(p, q).tolist() == [0]
+    base = precision.log_softmax(np.log([[0.9, 0.1], [0.5, 0.5]]))
+    other = precision.log_softmax(np.log([[0.5, 0.5], [0.9, 0.1]]) + 100)  # any shift
+    wanted = [0.9 * log(1.8) + 0.1 * log(0.2), 0.5 * log(5 / 9) + 0.5 * log(5)]
+    np.testing.assert_allclose(precision.divergence(base, other), wanted)
+    assert precision.perplexity(-np.log([0.25, 0.25, 0.25])) == pytest.approx(4)
+    assert precision.perplexity(-np.log([0.5, 0.125])) == pytest.approx(4)
+
+
+@pytest.mark.gpu
+def test_precisions_are_measured_as_the_library_scores_a_text(devices: list[Device]) -> None:
+    texts = [text for text in precision.stories() if len(text) < 400][:2]
+    found = run_outside(precision.run("llvmpipe", texts, ("f32", "int4")))
+    rows = {row["precision"]: row for row in found["stories"]}
+    lm = GPT2CausalLM.from_preset("stories", precision="int4", adapter="llvmpipe")
+    losses = [-logprob for text in texts for _, logprob in lm.log_probabilities(text)]
+    lm.close()
+    assert found["tokens"] == len(losses) > 100
+    assert rows["int4"]["perplexity"] == pytest.approx(exp(np.mean(losses)), rel=1e-5)
+    assert rows["f32"]["divergence"] == 0 and 1e-3 < rows["int4"]["divergence"] < 0.1
+    file = report.ROOT / "web/models/stories/model.safetensors"  # with its header
+    stored = precision.stored_bytes(GPT2Config.from_preset("stories"), "f16")
+    assert 0 < file.stat().st_size - stored < 10_000
+    assert rows["f32"]["bytes"]["weights"] > 5 * rows["int4"]["bytes"]["weights"]
+
+
+def test_the_held_out_text_is_whole_stories() -> None:
+    texts = precision.stories()
+    assert len(texts) == 158 and sum(map(len, texts)) > 100_000
+    assert not any("<|" in text or text != text.strip("\n") or len(text) < 100 for text in texts)
+
+
+SHAPES = {"gpt2": 124, "gpt2-medium": 355, "gpt2-large": 774, "gpt2-xl": 1558}  # million weights
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shape_of_gpt2_takes_its_weights_its_cache_and_a_tenth_at_most(name: str) -> None:
+    config = GPT2Config.from_preset(name)
+    bits = {"f32": 32, "f16": 16, "int8": 9, "int4": 5}  # with scales; the embedding has 9
+    for kept, width in bits.items():
+        held = footprint(config, kept)
+        wte = 50257 * config.hidden_dim
+        least = (SHAPES[name] * 1_000_000 - wte) * width / 8 + wte * max(width, 9) / 8
+        assert 0.99 < held["weights"] / least < 1.05
+        assert held["cache"] == 8 * config.num_layers * 1024 * config.hidden_dim
+        assert held["rest"] < 0.1 * held["weights"]

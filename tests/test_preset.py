@@ -305,7 +305,7 @@ def test_a_folder_of_f16_stays_f16_unless_asked_otherwise(folder, devices, weigh
         lm = load(folder, precision=asked)
         assert lm.info["precision"] == precision
         lm.close()
-    with pytest.raises(ValueError, match="precision must be one of f32, .*int4, got 'int3'"):
+    with pytest.raises(ValueError, match=r"precision must be one of f32, .*int4, got 'int3'"):
         load(folder, precision="int3")
     assert not any(device.live for device in devices)
 

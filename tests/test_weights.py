@@ -205,5 +205,5 @@ def test_untrained_weights_are_normal_and_the_same_every_time(device, monkeypatc
 
 
 def test_an_unknown_precision_is_refused(device):
-    with pytest.raises(ValueError, match="precision must be one of f32, .*int4, got 'f64'"):
+    with pytest.raises(ValueError, match=r"precision must be one of f32, .*int4, got 'f64'"):
         block_on(GPT2Backbone(**ODD, device=device, precision="f64").ready(), "ready")

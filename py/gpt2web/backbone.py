@@ -255,12 +255,6 @@ class GPT2Backbone:
             raise DeviceError("this model was closed: load it again")
         if self.device is None:
             self.device = await Device.request()
-        most = self.device.limits["max-compute-workgroup-storage-size"] // 4 - kernels.NORM_SCRATCH
-        if self.config.hidden_dim > most:
-            raise DeviceError(
-                f"hidden_dim is {self.config.hidden_dim:,}; the adapter's workgroup memory "
-                f"(max-compute-workgroup-storage-size) holds {most:,}"
-            )
         return Weights(self.device, self.config, self.precision)
 
     def destroy(self) -> None:

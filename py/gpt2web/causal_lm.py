@@ -17,6 +17,7 @@ from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of, uncache
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session, collect
 from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, block_on, blocking
+from gpt2web.limits import check_cache
 from gpt2web.precision import choose_precision, is_packed
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
 from gpt2web.preset import (
@@ -115,6 +116,7 @@ class GPT2CausalLM:
         try:
             asked = choose_precision(folder.name, checkpoint.precision, precision)
             device = await Device.request(adapter)
+            check_cache(device, config, 1, config.max_sequence_length)
             precision, self_test = await selftest.run(device, asked)
             if precision != asked and is_packed(checkpoint.precision):
                 raise DeviceError(

@@ -15,6 +15,7 @@ from gpt2web.arguments import array_shape, f32_bytes
 from gpt2web.config import GPT2Config
 from gpt2web.gpu import Device, Dispatch, Tensor, block_on, largest_tensor, shaped
 from gpt2web.kernels import BLOCK, CHUNK, ceil_div
+from gpt2web.limits import check_cache
 from gpt2web.weights import Weights
 
 Span = tuple[int, int, list[int]]  # row, first position, ids
@@ -22,11 +23,13 @@ Span = tuple[int, int, list[int]]  # row, first position, ids
 
 class KVCache:
     """Keys and values of every layer: one tensor [rows, 2, length, hidden] each, filled in place.
+    Raises DeviceError where one is larger than the device allows.
 
     `shape`, `read` and `numpy` give KerasHub's layout, [rows, layers, 2, length, heads, head_dim].
     """
 
     def __init__(self, device: Device, config: GPT2Config, rows: int, length: int) -> None:
+        check_cache(device, config, rows, length)
         self.device = device
         self.config = config
         self.rows = rows

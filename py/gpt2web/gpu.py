@@ -275,7 +275,8 @@ class Device:
         try:
             return self.device.create_buffer(size=size, usage=usage)
         except wgpu.GPUError as error:
-            raise DeviceError(f"no GPU memory for {size:,} bytes: {error}") from error
+            said = " ".join(str(error).split())  # several lines natively
+            raise DeviceError(f"no GPU memory for {size:,} bytes: {said}") from error
 
     def forget(self, tensor: Tensor | Readback) -> None:
         self.live.pop(id(tensor), None)

@@ -14,6 +14,7 @@ from gpt2web.precision import SCALED
 SPLIT = 256  # cache slots that one workgroup of attention.wgsl takes
 BLOCK = 16  # tokens of a block of a chunk
 CHUNK = 256  # tokens of a chunk
+TILE = 64  # columns of a tile of matmul.wgsl: parts of a matrix are whole tiles
 MAX_HEAD_DIM = 256  # of attention_chunk.wgsl
 # f32 of workgroup memory that qkv, fc and head use beside a row: sums, slices and segments
 NORM_SCRATCH = 256 + 16 + 4 * 256 + 4 * 32

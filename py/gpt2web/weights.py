@@ -14,8 +14,9 @@ from typing import Protocol
 from gpt2web import kernels
 from gpt2web.checkpoint import CheckpointError, TensorEntry, tensor_shapes
 from gpt2web.config import GPT2Config
-from gpt2web.gpu import Device, Tensor, largest_tensor
-from gpt2web.kernels import Norm, Weight, WeightPart, ceil_div
+from gpt2web.gpu import Device, DeviceError, Tensor, largest_tensor
+from gpt2web.kernels import TILE, Norm, Weight, WeightPart, ceil_div
+from gpt2web.limits import check_weights, out_of_memory, staging_words
 from gpt2web.precision import (
     GROUPS,
     PACKED_BITS,
@@ -50,21 +51,32 @@ class Source(Protocol):
 
 
 class Weights:
-    """The parameters of a config: `matrices` in words, `vectors` (norms, biases, wpe) in f32."""
+    """The parameters of a config: `matrices` in words, `vectors` (norms, biases, wpe) in f32.
+
+    Raises DeviceError where the device's limits or its memory do not hold them, and says in which
+    precision they would.
+    """
 
     def __init__(self, device: Device, config: GPT2Config, precision: str) -> None:
         check_precision(precision)
+        check_weights(device, config, precision)
         self.device = device
         self.config = config
         self.precision = precision
         self.matrices: dict[str, Weight] = {}
         self.vectors: dict[str, Tensor] = {}
-        for name, shape in tensor_shapes(config).items():
-            if is_matrix(name):
-                bits = bits_of(name, precision)
-                self.matrices[name] = allocate(device, *matrix_shape(name, shape), bits)
-            else:
-                self.vectors[name] = device.tensor(shape)
+        before = device.live_bytes
+        try:
+            for name, shape in tensor_shapes(config).items():
+                if is_matrix(name):
+                    bits = bits_of(name, precision)
+                    self.matrices[name] = allocate(device, *matrix_shape(name, shape), bits)
+                else:
+                    self.vectors[name] = device.tensor(shape)
+        except DeviceError as error:
+            had = device.live_bytes - before
+            self.destroy()
+            raise DeviceError(f"{out_of_memory(config, precision, had)} ({error})") from error
 
     def norm(self, name: str) -> Norm:
         return Norm(self.vectors[f"{name}.weight"], self.vectors[f"{name}.bias"])
@@ -113,13 +125,18 @@ class Weights:
 def allocate(device: Device, k: int, columns: int, bits: int) -> Weight:
     """Room for a matrix [k, columns], in as many parts as the device's limits ask for."""
     rows, _ = packed_shape(k, columns, bits)
-    fitting = largest_tensor(device) // (4 * rows) // 64 * 64  # columns, in whole tiles
-    most = min(columns, max(64, fitting))
-    parts = []
-    for first in range(0, columns, most):
-        count = min(most, columns - first)
-        tensor = device.tensor(packed_shape(k, count, bits), "u32")
-        parts.append(WeightPart(tensor, first, count))
+    fitting = largest_tensor(device) // (4 * rows) // TILE * TILE  # columns
+    most = min(columns, max(TILE, fitting))
+    parts: list[WeightPart] = []
+    try:
+        for first in range(0, columns, most):
+            count = min(most, columns - first)
+            tensor = device.tensor(packed_shape(k, count, bits), "u32")
+            parts.append(WeightPart(tensor, first, count))
+    except DeviceError:  # at once, also where a traceback keeps them
+        for part in parts:
+            part.words.destroy()
+        raise
     return Weight(k, columns, bits, tuple(parts))
 
 
@@ -131,11 +148,9 @@ class _Loader:
         self.device = weights.device
         self.total_bytes = total_bytes
         self.progress = progress
-        # at least a row of words of the packed embedding, and 32 rows of any other tensor
-        widest = max(shape[-1] for shape in tensor_shapes(weights.config).values())
-        least = max(SCALED * widest, weights.config.vocabulary_size + 3)
         piece_bytes = min(PIECE_BYTES, largest_tensor(self.device))
-        self.source = self.device.tensor((max(piece_bytes // 4, least),), "u32")
+        words = max(piece_bytes // 4, staging_words(weights.config))
+        self.source = self.device.tensor((words,), "u32")
         self.piece = self.device.tensor((4,), "u32", uniform=True)
         self.flaws = self.device.tensor((4,), "u32")
         self.device.write(self.flaws, b"\xff" * 16)
