@@ -4,13 +4,15 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 import forms
-from bad_server import bad_server, cut, hub_server, no_range, status, wrong_bytes
+from bad_server import bad_server, cut, hub_server, no_range, stall, status, wrong_bytes
 from gpt2web import url_folder
 from gpt2web.convert import __main__ as command
 from gpt2web.convert import fetch
@@ -100,6 +102,35 @@ def test_a_run_that_was_killed_is_gone_on_with(server, tmp_path, capsys):
     (folder / f"{WEIGHTS}.part").write_bytes(data[:20_000])
     server.faults[WEIGHTS] = itertools.repeat(no_range())
     assert same(fetch_url(server.url + "transformers", tmp_path), "transformers")
+
+
+def test_interrupted_while_it_waits_it_ends_at_once_and_keeps_what_has_come(tmp_path):
+    with bad_server(STORIES.parent) as server:
+        server.faults["manifest.json"] = itertools.repeat(status(404))
+        server.faults[WEIGHTS] = [None, stall(after=5_000_000)]  # None: the look
+        words = [f"{server.url}stories", "--cache", str(tmp_path), "--out", str(tmp_path / "out")]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gpt2web.convert", *words], stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 30
+        while server.sent(WEIGHTS) < 5_000_000 or not list(tmp_path.rglob("*.part")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.2)
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 130 and "Interrupted" in errors and "Traceback" not in errors
+        assert time.monotonic() - start < 5
+        (part,) = tmp_path.rglob("*.part")
+        begun = part.stat().st_size
+        assert begun and begun % PIECE_BYTES == 0
+        assert not (tmp_path / "out").exists()
+        server.forget()
+        server.faults["manifest.json"] = itertools.repeat(status(404))
+        folder = fetch_url(f"{server.url}stories", tmp_path)
+        assert (folder / WEIGHTS).read_bytes() == (STORIES / WEIGHTS).read_bytes()
+        assert server.seen(WEIGHTS)[-1].range == f"bytes={begun}-"
 
 
 def test_a_part_of_another_version_is_thrown_away(tmp_path):

@@ -173,6 +173,10 @@ BAD_MODELS = {
         lambda m: weights(m)[0].update(quantization={"dtype": "int4", "scale": 1, "min": 0}),
         r"wanted float32, as it is or as uint8, .* got float32 with quantization {'dtype': 'int4'",
     ),
+    "a topology that is none": (
+        lambda m: m["modelTopology"]["model_config"]["config"].update(num_heads=5),
+        "hidden_dim must be divisible by num_heads, got hidden_dim 12 and num_heads 5",
+    ),
     "no scale": (
         lambda m: weights(m)[0].update(quantization={"dtype": "uint8", "min": 0.0}),
         r"uint8, uint16 \(with scale and min\)",

@@ -48,7 +48,8 @@ def open_folder(preset: str | Path, base_url: str | None = None) -> Folder:
     if canonical in PRESETS:
         raise CheckpointError(
             f"the weights of {name} do not come with gpt2web: give the path or URL of a folder "
-            "that has them, with config.json, merges.txt and model.safetensors"
+            "that has them, with config.json, merges.txt and model.safetensors; "
+            f"`python3 build.py model {canonical}` fetches them into models/{canonical}"
         )
     raise CheckpointError(
         f"no model at {name!r}: wanted a bundled model (stories), or the path or URL of a folder "

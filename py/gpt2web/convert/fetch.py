@@ -4,7 +4,6 @@ run. hub.py does the same with the Hugging Face hub.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import re
@@ -14,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from gpt2web.convert.forms import OURS, TEXTS, find_form
 from gpt2web.convert.progress import Progress
+from gpt2web.gpu import block_on
 from gpt2web.manifest import MANIFEST_FILE, parse_manifest
 from gpt2web.safetensors import MAX_TEXT_BYTES, CheckpointError
 from gpt2web.url_folder import Replaced, UrlFolder, UrlStream
@@ -47,7 +47,7 @@ class UrlPlace:
                     f"{self.name}/{file}: wanted at most {MAX_TEXT_BYTES:,} bytes, got "
                     f"{stream.size:,}"
                 )
-            data = asyncio.run(stream.read_bytes(stream.size))
+            data = block_on(stream.read_bytes(stream.size), "read_bytes")
         finally:
             stream.close()
         (self.path / file).write_bytes(data)
@@ -55,7 +55,7 @@ class UrlPlace:
 
     def _open(self, file: str) -> UrlStream | None:
         try:
-            return asyncio.run(self.folder.open(file))
+            return block_on(self.folder.open(file), "open")
         except FileNotFoundError:
             self._missing.add(file)
             (self.path / file).unlink(missing_ok=True)  # of an earlier run
@@ -106,7 +106,7 @@ def _fetch(folder: UrlFolder, url: str, target: Path, title: str, size: int | No
         target.unlink(missing_ok=True)
         about.write_text(json.dumps([stream.size, stream.version]), encoding="utf-8")
         with part.open("ab" if begun else "wb") as output:
-            asyncio.run(_copy(stream, output, begun, title))
+            _copy(stream, output, begun, title)
     finally:
         stream.close()
     part.rename(target)
@@ -121,12 +121,13 @@ def _read_about(about: Path) -> tuple[int, str]:
         return 0, ""
 
 
-async def _copy(stream: UrlStream, output: Any, begun: int, title: str) -> None:
+def _copy(stream: UrlStream, output: Any, begun: int, title: str) -> None:
     """The stream's rest; what has come is kept when it breaks off."""
     with Progress(title, stream.size, begun) as progress:
         done = begun
         while done < stream.size:
-            data = await stream.read_bytes(min(PIECE_BYTES, stream.size - done))
+            count = min(PIECE_BYTES, stream.size - done)
+            data = block_on(stream.read_bytes(count), "read_bytes")
             output.write(data)
             done += len(data)
             progress.at(done)

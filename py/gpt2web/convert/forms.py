@@ -6,7 +6,6 @@ files are to be fetched and, once they are here, how they are to be read.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from gpt2web.convert.openai import (
 from gpt2web.convert.source import Source, Tensors
 from gpt2web.convert.tf_bundle import read_index
 from gpt2web.convert.tfjs import MODEL_FILE, backbone_config, open_tfjs, read_model
+from gpt2web.gpu import block_on
 from gpt2web.manifest import MANIFEST_FILE, ManifestFolder, held_to_manifest, parse_manifest
 from gpt2web.preset import read_config, read_tokenizer
 from gpt2web.safetensors import MAX_TEXT_BYTES, CheckpointError, Stream, parse_json
@@ -165,7 +165,7 @@ def open_source(path: Path) -> Source:
     """
     place = LocalPlace(path)
     form = find_form(place)
-    return asyncio.run(_open(place, form))
+    return block_on(_open(place, form), "open_source")  # asyncio.run would put Ctrl-C off
 
 
 async def _open(place: LocalPlace, form: Form) -> Source:

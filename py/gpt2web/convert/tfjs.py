@@ -143,7 +143,10 @@ def open_tfjs(
             if name in spans:
                 raise CheckpointError(f"{where}: tensor {name} is there twice. Keep one of them.")
             spans[name] = span
-    config = backbone_config(model.get("modelTopology")) or stated or _config_of(where, spans)
+    try:
+        config = backbone_config(model.get("modelTopology")) or stated or _config_of(where, spans)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: {error}") from error
     _check(where, spans, config)
     return config, TfjsTensors(spans)
 
