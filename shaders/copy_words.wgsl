@@ -3,18 +3,18 @@
 // part of a weight, as they are. Notes scales that are not finite, or would make a weight that is not.
 // One thread per word: dispatch (columns / 64, rows).
 
-@group(0) @binding(2) var<storage, read_write> packed: array<u32>;  // [K_WORDS + K / 32][STRIDE]
+@group(0) @binding(2) var<storage, read_write> packed: array<u32>;  // [k words + k / 32][stride]
 
 const LARGEST_SCALE = 0x7b800000u;  // exponent of 2^120; 127 * 2^121 is the last below infinity
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-  if id.x >= COLUMNS || id.y >= piece.rows {
+  if id.x >= piece.columns || id.y >= piece.rows {
     return;
   }
   let row = piece.first_row + id.y;
-  let word = source[id.y * SOURCE_COLUMNS + FIRST_COLUMN + id.x];
-  if row >= K_WORDS {
+  let word = source[id.y * piece.source_columns + piece.first_column + id.x];
+  if row >= k_words() {
     if WEIGHT_BITS == 8u {
       if (word & EXPONENT) > LARGEST_SCALE {
         note_non_finite();
@@ -23,5 +23,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
       note_non_finite();
     }
   }
-  packed[row * STRIDE + id.x] = word;
+  packed[row * piece.stride + id.x] = word;
 }

@@ -3,28 +3,28 @@
 // plain f32: what is uploaded is the file's bytes, what a kernel reads is made here, on the GPU.
 // One thread per word: dispatch (columns / 64, word rows).
 
-@group(0) @binding(2) var<storage, read_write> packed: array<u32>;  // [K_WORDS][STRIDE]
+@group(0) @binding(2) var<storage, read_write> packed: array<u32>;  // [k words][stride]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   // a piece's rows are columns of the weight (TRANSPOSED), or word rows: first_row is a whole word then
-  var column = FIRST_COLUMN + id.x;
+  var column = piece.first_column + id.x;
   var word = id.y;
   if TRANSPOSED {
     column = piece.first_row + id.x;
-    if id.x >= piece.rows || column < FIRST_COLUMN || column >= FIRST_COLUMN + COLUMNS || word >= K_WORDS {
+    if id.x >= piece.rows || column < piece.first_column || column >= piece.first_column + piece.columns || word >= k_words() {
       return;
     }
   } else {
     word += piece.first_row / WEIGHTS_PER_WORD;
-    if id.x >= COLUMNS || word * WEIGHTS_PER_WORD >= piece.first_row + piece.rows {
+    if id.x >= piece.columns || word * WEIGHTS_PER_WORD >= piece.first_row + piece.rows {
       return;
     }
   }
   var bits = 0u;
   for (var i = 0u; i < WEIGHTS_PER_WORD; i++) {
     let k = word * WEIGHTS_PER_WORD + i;
-    if k < K {
+    if k < piece.k {
       let value = source_bits(k, column);
       if WEIGHT_BITS == 32u {
         bits = value;
@@ -36,5 +36,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
       }
     }
   }
-  packed[word * STRIDE + column - FIRST_COLUMN] = bits;
+  packed[word * piece.stride + column - piece.first_column] = bits;
 }

@@ -6,9 +6,10 @@
 //           leaves the smallest squared error. A scale may be negative: -8 has no positive twin.
 // One thread per column and 32 K-values: dispatch (columns / 64, rows of scales).
 
-@group(0) @binding(2) var<storage, read_write> packed: array<u32>;  // [K_WORDS + K / 32][STRIDE]
+@group(0) @binding(2) var<storage, read_write> packed: array<u32>;  // [k words + k / 32][stride]
 
 const SMALLEST = 1e-36;  // a group below it is 0: its scale's reciprocal would overflow
+const LARGEST = 524032.0;  // 8 steps of 65504, the largest f16
 const GROUP = 16u;       // of 4 bits
 
 var<private> x: array<f32, 32>;
@@ -88,29 +89,29 @@ fn best_scale(first: u32) -> u32 {
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   // a piece's rows are columns of the weight (TRANSPOSED), or K-values: first_row is a whole 32 then
-  var column = FIRST_COLUMN + id.x;
+  var column = piece.first_column + id.x;
   var scale_row = id.y;
   if TRANSPOSED {
     column = piece.first_row + id.x;
-    if id.x >= piece.rows || column < FIRST_COLUMN || column >= FIRST_COLUMN + COLUMNS || scale_row * 32u >= K {
+    if id.x >= piece.rows || column < piece.first_column || column >= piece.first_column + piece.columns || scale_row * 32u >= piece.k {
       return;
     }
   } else {
     scale_row += piece.first_row / 32u;
-    if id.x >= COLUMNS || scale_row * 32u >= piece.first_row + piece.rows {
+    if id.x >= piece.columns || scale_row * 32u >= piece.first_row + piece.rows {
       return;
     }
   }
   var magnitude = 0.0;
   for (var i = 0u; i < 32u; i++) {
     x[i] = 0.0;
-    if scale_row * 32u + i < K {
+    if scale_row * 32u + i < piece.k {
       x[i] = bitcast<f32>(source_bits(scale_row * 32u + i, column));
       magnitude = max(magnitude, abs(x[i]));
     }
   }
-  let at = column - FIRST_COLUMN;
-  let scale_index = (K_WORDS + scale_row) * STRIDE + at;
+  let at = column - piece.first_column;
+  let scale_index = (k_words() + scale_row) * piece.stride + at;
   var scales = vec2<f32>();  // of the first and of the last 16
   if WEIGHT_BITS == 8u {
     if magnitude > SMALLEST {
@@ -120,7 +121,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   } else {
     let low = best_scale(0u);
     let high = best_scale(GROUP);
-    if (low & 0x7c00u) == 0x7c00u || (high & 0x7c00u) == 0x7c00u {
+    if magnitude > LARGEST {
       note_too_large();
     }
     packed[scale_index] = low | (high << 16u);
@@ -129,7 +130,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let last = select(7.0, 127.0, WEIGHT_BITS == 8u);
   let first = select(-8.0, -127.0, WEIGHT_BITS == 8u);
   let first_word = scale_row * WEIGHT_BITS;  // 32 K-values are as many words
-  for (var word = 0u; word < WEIGHT_BITS && first_word + word < K_WORDS; word++) {
+  for (var word = 0u; word < WEIGHT_BITS && first_word + word < k_words(); word++) {
     let scale = scales[word * WEIGHTS_PER_WORD / 16u];
     var bits = 0u;
     if scale != 0.0 {
@@ -138,6 +139,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         bits = insertBits(bits, bitcast<u32>(q), WEIGHT_BITS * i, WEIGHT_BITS);
       }
     }
-    packed[(first_word + word) * STRIDE + at] = bits;
+    packed[(first_word + word) * piece.stride + at] = bits;
   }
 }

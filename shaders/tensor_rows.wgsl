@@ -2,27 +2,30 @@
 // hold what no kernel can multiply with. Values are looked at as bits: a compiler may take it for
 // granted that floats are finite.
 
-struct Piece {
-  first_row: u32,  // of the tensor: what the source's first row is
-  rows: u32,       // rows in the source
-  tensor: u32,     // its number in the file
+struct Piece {  // in a uniform: one pipeline does for matrices of all sizes
+  first_row: u32,       // of the tensor: what the source's first row is
+  rows: u32,            // rows in the source
+  tensor: u32,          // its number in the file
+  source_columns: u32,
+  k: u32,               // of the weight [k][columns of all parts]
+  columns: u32,         // of this part of it
+  first_column: u32,    // where the part stands in the whole
+  stride: u32,          // words between the rows of packed
 }
 
 @group(0) @binding(0) var<uniform> piece: Piece;
-@group(0) @binding(1) var<storage, read> source: array<u32>;  // [rows][SOURCE_COLUMNS] of SOURCE_TYPE
+@group(0) @binding(1) var<storage, read> source: array<u32>;  // [rows][source_columns] of SOURCE_TYPE
 @group(0) @binding(3) var<storage, read_write> flaws: array<atomic<u32>, 2>;  // first such tensors
 
 override SOURCE_TYPE: u32 = 0u;     // 0: f32, 1: f16, 2: bf16
-override SOURCE_COLUMNS: u32 = 1u;
 override TRANSPOSED: bool = false;  // false: a tensor row is a k; true: a column (wte)
-override K: u32 = 1u;
-override COLUMNS: u32 = 1u;         // of this part of the weight
-override FIRST_COLUMN: u32 = 0u;
-override STRIDE: u32 = 1u;          // words between the word rows of packed
-override K_WORDS: u32 = (K + WEIGHTS_PER_WORD - 1u) / WEIGHTS_PER_WORD;
 
-const EXPONENT = 0x7f800000u;   // all set: infinite or NaN
+const EXPONENT = 0x7f800000u;     // all set: infinite or NaN
 const LARGEST_F16 = 0x477fe000u;  // 65504.0
+
+fn k_words() -> u32 {
+  return (piece.k + WEIGHTS_PER_WORD - 1u) / WEIGHTS_PER_WORD;
+}
 
 fn note_non_finite() {
   atomicMin(&flaws[0], piece.tensor);
@@ -35,7 +38,7 @@ fn note_too_large() {
 // The bits of a value as f32. Notes those that are not finite.
 fn source_bits(k: u32, column: u32) -> u32 {
   let row = select(k, column, TRANSPOSED) - piece.first_row;
-  let element = row * SOURCE_COLUMNS + select(column, k, TRANSPOSED);
+  let element = row * piece.source_columns + select(column, k, TRANSPOSED);
   var bits: u32;
   if SOURCE_TYPE == 0u {
     bits = source[element];

@@ -124,8 +124,11 @@ def load_backbone(
     device: Device, model: Any, folder: Path, *, dtype: str = "F32", precision: str = "f32"
 ) -> GPT2Backbone:
     """A backbone with the weights of a recorded model (its .fields and .weights), by way of a
-    checkpoint of `dtype` in `folder`."""
-    reference.write_safetensors(folder / "model.safetensors", model.weights, dtype)
+    checkpoint of `dtype` in `folder`; "packed": in int8 or int4 already."""
+    weights = model.weights
+    if dtype == "packed":
+        weights, dtype = reference.packed(weights, precision), "F32"
+    reference.write_safetensors(folder / "model.safetensors", weights, dtype)
     backbone = GPT2Backbone(**model.fields, device=device, precision=precision)
     block_on(_load(backbone, folder), "load")
     return backbone

@@ -341,6 +341,43 @@ def unpack_quantized(words, shape, bits):
     return q, scales.view(np.float32)[:groups, :columns].copy()
 
 
+def bits_in(name, precision):
+    """Bits of a tensor in f32, f16, int8 or int4; int4 leaves 8 to the embedding."""
+    if name != "wte.weight" and not (".c_" in name and name.endswith(".weight")):
+        return 32
+    bits = {"f32": 32, "f16": 16, "int8": 8, "int4": 4}[precision]
+    return max(bits, 8) if name == "wte.weight" else bits
+
+
+def packed(weights, precision):
+    """A file's tensors in int8 or int4: matrices as words, under names that say so."""
+    tensors = {}
+    for name, values in weights.items():
+        bits = bits_in(name, precision)
+        if bits < 16:
+            matrix = values.T if name == "wte.weight" else values
+            tensors[f"{name}.int{bits}"] = pack(matrix, bits)
+        else:
+            tensors[name] = values
+    return tensors
+
+
+def kept(weights, precision):
+    """Weights as a precision holds them."""
+    return {
+        name: kept_matrix(name, values, bits_in(name, precision))
+        for name, values in weights.items()
+    }
+
+
+def kept_matrix(name, values, bits):
+    matrix = values.T if name == "wte.weight" else values
+    if bits == 32:
+        return values
+    matrix = unpack(pack(matrix, bits), matrix.shape, bits)
+    return matrix.T if name == "wte.weight" else matrix
+
+
 def _divide(a, b):
     """a / b; 0 where b is."""
     return np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape)), where=b != 0)
@@ -417,7 +454,7 @@ def to_bf16(values):
 
 
 def write_safetensors(path, weights, dtype="F32"):
-    """Writes {name: float32 array} as F32, F16 or BF16."""
+    """Writes {name: float32 array} as F32, F16 or BF16; uint32 arrays as U32."""
     convert = {
         "F32": lambda values: values.astype("<f4"),
         "F16": lambda values: values.astype("<f2"),
@@ -426,10 +463,11 @@ def write_safetensors(path, weights, dtype="F32"):
     header, data = {"__metadata__": {"format": "pt"}}, []
     offset = 0
     for name, values in weights.items():
-        data.append(convert(np.asarray(values)).tobytes())
+        words = np.asarray(values).dtype == np.uint32
+        data.append(values.tobytes() if words else convert(np.asarray(values)).tobytes())
         end = offset + len(data[-1])
         header[name] = {
-            "dtype": dtype,
+            "dtype": "U32" if words else dtype,
             "shape": list(np.shape(values)),
             "data_offsets": [offset, end],
         }

@@ -15,7 +15,6 @@ from gpt2web.checkpoint import tensor_shapes
 from gpt2web.decoder import Decoder
 from gpt2web.gpu import MAX_ROWS, DeviceError, block_on
 from gpt2web.kernels import CHUNK, SPLIT
-from gpt2web.precision import is_matrix
 
 pytestmark = pytest.mark.gpu
 
@@ -107,27 +106,37 @@ def test_the_recorded_models_give_their_last_logits_after_a_prefill(device, mode
     assert_logits(step(decoder, [(last, model.ids[-1])])[0], model.logits[-1])
 
 
-def rounded(weights):
-    """The matrices as f16 holds them."""
-    return {
-        name: values.astype(np.float16).astype(np.float32) if is_matrix(name) else values
-        for name, values in weights.items()
-    }
-
-
 NAMES = ["odd_everything", "heads_of_seven", "five_heads_of_64"]
+PRECISIONS = [(name, "f16", "F32") for name in NAMES] + [
+    *(("odd_everything", "int8", "packed"), ("five_heads_of_64", "int4", "packed")),
+]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_f16_storage_is_the_model_of_its_rounded_matrices(device, name, tmp_path):
+@pytest.mark.parametrize("name, precision, stored", PRECISIONS)
+def test_a_precision_is_the_model_of_the_matrices_that_it_keeps(
+    device, name, precision, stored, tmp_path
+):
     model = named(name)
-    wanted = reference.forward(model.config, rounded(model.weights), model.ids)
+    kept = reference.kept(model.weights, precision)
+    wanted = reference.forward(model.config, kept, model.ids)
     assert np.abs(wanted - model.logits).max() > TOLERANCE * np.abs(wanted).max()
-    backbone = load_backbone(device, model, tmp_path, precision="f16")
+    backbone = load_backbone(device, model, tmp_path, dtype=stored, precision=precision)
     decoder = make_decoder(backbone)
     end = len(model.ids) * 4 // 5
     prefill(decoder, (0, 0, model.ids[:end]))
     assert_logits(steps(decoder, model.ids[end:], end), wanted[end:])
+
+
+def test_what_the_gpu_quantises_is_cached_as_it_is_uncached(device, tmp_path):
+    """Steps read the weights through other kernels than prompts do."""
+    model = named("heads_of_seven")
+    decoder = make_decoder(load_backbone(device, model, tmp_path, precision="int4"))
+    ids = model.ids[:20]
+    alone = steps(decoder, ids, 0)
+    assert np.abs(alone - model.logits[:20]).max() > TOLERANCE * np.abs(alone).max()
+    for split in (3, 17):
+        prefill(decoder, (0, 0, ids[:split]))
+        assert_logits(steps(decoder, ids[split:], split), alone[split:])
 
 
 @pytest.fixture(scope="module")
@@ -263,8 +272,7 @@ def test_weights_that_exceed_a_limit_lie_in_parts_and_give_the_same_logits(
     )
     ids = np.random.default_rng(2).integers(0, 1601, 20)
     ids[:4] = 0, 1600, 767, 768
-    kept = rounded(model.weights) if precision == "f16" else model.weights
-    wanted = reference.forward(model.config, kept, ids)
+    wanted = reference.forward(model.config, reference.kept(model.weights, precision), ids)
     # a chunk's q, k and v take 798,720 bytes
     device = new_device("llvmpipe", max_storage_buffer_binding_size=800_000)
     backbone = load_backbone(device, model, tmp_path, precision=precision)

@@ -722,20 +722,21 @@ def lay_out(device, tensor, dtype, weight, transposed, at_once):
     ]
     kernel = kernels.quantize if weight.bits < 16 else kernels.pack
     flaws = holding(device, FLAWLESS)
+    about = dict(source_type=dtype, transposed=transposed)
     for first in range(0, len(tensor), at_once):
         rows = tensor[first : first + at_once]
-        piece = upload(device, np.uint32([first, len(rows), 0, 0]), uniform=True)
         source = upload(device, as_stored(rows, dtype)[0])
-        about = dict(
-            source_type=dtype,
-            source_columns=tensor.shape[1],
-            transposed=transposed,
-            rows=len(rows),
-        )
-        given = device, piece, source, weight
-        run(device, *(kernel(*given, part, flaws, **about) for part in outputs))
+        for part in outputs:
+            piece = upload_piece(device, weight, part, first, rows)
+            call = kernel(device, piece, source, weight, part, flaws, rows=len(rows), **about)
+            run(device, call)
     np.testing.assert_array_equal(download(flaws), FLAWLESS)
     return [download(part.words) for part in outputs]
+
+
+def upload_piece(device, weight, part, first, rows):
+    about = kernels.piece_bytes(weight, part, first, len(rows), rows.shape[1], 0)
+    return upload(device, np.frombuffer(about, np.uint32), uniform=True)
 
 
 FLAWLESS = np.full(2, 2**32 - 1, np.uint32)
@@ -861,11 +862,11 @@ def check_copy_words(device, case):
     ]
     for first in range(0, rows, 5):
         given = tensor[first : first + 5]
-        piece = upload(device, np.uint32([first, len(given), 0, 0]), uniform=True)
         source, flaws = upload(device, given), holding(device, FLAWLESS)
-        about = dict(source_columns=width, rows=len(given))
-        call = device, piece, source, weight
-        run(device, *(kernels.copy_words(*call, part, flaws, **about) for part in outputs))
+        for part in outputs:
+            piece = upload_piece(device, weight, part, first, given)
+            call = device, piece, source, weight, part, flaws
+            run(device, kernels.copy_words(*call, rows=len(given)))
     for part in outputs:
         words = download(part.words)[:, : part.columns]
         wanted = tensor[:, part.first_column : part.first_column + part.columns]
@@ -1109,8 +1110,8 @@ CORRUPTIONS = [
     ),
     ("pack", "<< (16u * i)", "<< (16u * (1u - i))", check_pack, (7, 5, "F16", 16, False, 2)),
     ("quantize", "refits < 2u", "refits < 1u", check_quantize, QUANTIZE_CASES[5]),
-    ("quantize", "first_word + word < K_WORDS", "true", check_quantize, QUANTIZE_CASES[1]),
-    ("copy_words", "FIRST_COLUMN + id.x", "id.x", check_copy_words, COPY_CASES[2]),
+    ("quantize", "first_word + word < k_words()", "true", check_quantize, QUANTIZE_CASES[1]),
+    ("copy_words", "piece.first_column + id.x", "id.x", check_copy_words, COPY_CASES[2]),
     ("matmul", "k & 16u", "k & 0u", check_matmul, (64, 31, 65, 4, 1)),
     ("project", "first_k / 32u", "first_k / 64u", check_project, (65, 65, 8, 3)),
     ("random_normal", "6.283185307179586", "6.2", check_random_normal, (7, 0, 0, 0)),

@@ -6,6 +6,7 @@ of the batch per dispatch row; chunk kernels take `chunk`, blocks of 16 prompt t
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 from gpt2web.gpu import Device, Dispatch, Tensor
@@ -428,6 +429,15 @@ def _flat(count: int) -> tuple[int, int]:
 # Weights.
 
 
+def piece_bytes(
+    weight: Weight, part: WeightPart, first_row: int, rows: int, source_columns: int, tensor: int
+) -> bytes:
+    """What tensor_rows.wgsl reads of rows first_row..+rows of a tensor [.., source_columns] that go
+    into a part of a weight."""
+    where = weight.k, part.columns, part.first_column, part.words.shape[-1]
+    return struct.pack("<8I", first_row, rows, tensor, source_columns, *where)
+
+
 def pack(
     device: Device,
     piece: Tensor,
@@ -437,16 +447,14 @@ def pack(
     flaws: Tensor,
     *,
     source_type: str,
-    source_columns: int,
     transposed: bool,
     rows: int,
 ) -> Dispatch:
     """Packs `rows` rows of a checkpoint tensor (F32, F16 or BF16) into a part of a weight of 32 or
-    16 bits. piece u32 [4]: first row, rows, the tensor's number, 0; flaws u32 [4]: the least number
-    of a tensor with a value that is not finite, of one with a value beyond f16, 0, 0."""
-    per_thread = 32 // weight.bits
-    constants = _rows(weight, part, source_type, source_columns, transposed)
-    groups = _row_groups(weight, part, transposed, rows, per_thread)
+    16 bits. piece: piece_bytes; flaws u32 [2]: the least number of a tensor with a value that is
+    not finite, and of one with a value that the bits cannot hold."""
+    constants = _row_constants(weight, source_type, transposed)
+    groups = _row_groups(weight, part, transposed, rows, 32 // weight.bits)
     return device.kernel("pack", constants, [piece, source, part.words, flaws], groups)
 
 
@@ -459,13 +467,12 @@ def quantize(
     flaws: Tensor,
     *,
     source_type: str,
-    source_columns: int,
     transposed: bool,
     rows: int,
 ) -> Dispatch:
     """What pack does, for a weight of 8 or 4 bits: its words, and their scales. The tensor's first
     row is a multiple of 32, unless it is transposed; `rows` too, but for the last piece."""
-    constants = _rows(weight, part, source_type, source_columns, transposed)
+    constants = _row_constants(weight, source_type, transposed)
     groups = _row_groups(weight, part, transposed, rows, SCALED)
     return device.kernel("quantize", constants, [piece, source, part.words, flaws], groups)
 
@@ -478,28 +485,20 @@ def copy_words(
     part: WeightPart,
     flaws: Tensor,
     *,
-    source_columns: int,
     rows: int,
 ) -> Dispatch:
     """Lays `rows` rows of a tensor that a file holds packed into a part of a weight of 8 or 4 bits,
     bit for bit."""
-    constants = _part(weight, part) | {
-        "SOURCE_COLUMNS": source_columns,
-        "STRIDE": part.words.shape[-1],
-    }
+    constants = {"WEIGHT_BITS": weight.bits}
     groups = (ceil_div(part.columns, 64), rows)
     return device.kernel("copy_words", constants, [piece, source, part.words, flaws], groups)
 
 
-def _rows(
-    weight: Weight, part: WeightPart, source_type: str, source_columns: int, transposed: bool
-) -> dict[str, float]:
-    """Constants of tensor_rows.wgsl."""
-    return _part(weight, part) | {
+def _row_constants(weight: Weight, source_type: str, transposed: bool) -> dict[str, float]:
+    return {
+        "WEIGHT_BITS": weight.bits,
         "SOURCE_TYPE": PIECE_TYPES[source_type],
-        "SOURCE_COLUMNS": source_columns,
         "TRANSPOSED": transposed,
-        "STRIDE": part.words.shape[-1],
     }
 
 

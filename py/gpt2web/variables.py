@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import random
 import re
-import struct
 from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -252,29 +251,16 @@ class Variable:
         piece_bytes = min(PIECE_BYTES, largest_tensor(device))
         at_once = min(rows, MAX_PIECE_ROWS, max(1, piece_bytes // (4 * columns)))
         source = device.tensor((at_once, columns))
-        piece = device.tensor((4,), "u32", uniform=True)
+        piece = device.tensor((8,), "u32", uniform=True)
         flaws = device.tensor((4,), "u32")  # not looked at: NaN is the caller's to have
         for first in range(0, rows, at_once):
             count = min(at_once, rows - first)
             device.write(source, self.data[4 * first * columns : 4 * (first + count) * columns])
-            device.write(piece, struct.pack("<4I", first, count, 0, 0))
-            device.submit(
-                [
-                    kernels.pack(
-                        device,
-                        piece,
-                        source,
-                        weight,
-                        part,
-                        flaws,
-                        source_type="F32",
-                        source_columns=columns,
-                        transposed=transposed,
-                        rows=count,
-                    )
-                    for part in weight.parts
-                ]
-            )
+            for part in weight.parts:
+                device.write(piece, kernels.piece_bytes(weight, part, first, count, columns, 0))
+                given = device, piece, source, weight, part, flaws
+                call = kernels.pack(*given, source_type="F32", transposed=transposed, rows=count)
+                device.submit([call])
         return weight
 
     def destroy(self) -> None:

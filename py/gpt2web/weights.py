@@ -151,7 +151,7 @@ class _Loader:
         piece_bytes = min(PIECE_BYTES, largest_tensor(self.device))
         words = max(piece_bytes // 4, staging_words(weights.config))
         self.source = self.device.tensor((words,), "u32")
-        self.piece = self.device.tensor((4,), "u32", uniform=True)
+        self.piece = self.device.tensor((8,), "u32", uniform=True)
         self.flaws = self.device.tensor((4,), "u32")
         self.device.write(self.flaws, b"\xff" * 16)
         self.names: list[str] = []  # by number
@@ -210,28 +210,17 @@ class _Loader:
             vector = self.weights.vectors[entry.name]
             k = math.prod(entry.shape[:-1])
             weight = Weight(k, columns, 32, (WeightPart(vector, 0, columns),))
-        device.write(self.piece, struct.pack("<4I", first, rows, len(self.names), 0))
-        given = self.piece, self.source, weight
-        calls = []
         for part in weight.parts:
+            about = kernels.piece_bytes(weight, part, first, rows, columns, len(self.names))
+            device.write(self.piece, about)
+            given = device, self.piece, self.source, weight, part, self.flaws
             if entry.dtype in PACKED_BITS:
-                call = kernels.copy_words(
-                    device, *given, part, self.flaws, source_columns=columns, rows=rows
-                )
+                call = kernels.copy_words(*given, rows=rows)
             else:
                 kernel = kernels.quantize if weight.bits in GROUPS else kernels.pack
-                call = kernel(
-                    device,
-                    *given,
-                    part,
-                    self.flaws,
-                    source_type=entry.dtype,
-                    source_columns=columns,
-                    transposed=is_transposed(entry.name),
-                    rows=rows,
-                )
-            calls.append(call)
-        device.submit(calls)
+                transposed = is_transposed(entry.name)
+                call = kernel(*given, source_type=entry.dtype, transposed=transposed, rows=rows)
+            device.submit([call])
 
     async def advance(self, size: int) -> None:
         self.done_bytes += size
