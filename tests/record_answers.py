@@ -28,11 +28,13 @@ def answers_in(precision):
     shapes = reference.weight_shapes(config)
     fixed = selftest.fixed_weights(precision)
     weights = {name: np.array(values).reshape(shapes[name]) for name, values in fixed.items()}
-    layer = reference.layer_weights(weights, 0)
+    first, layer = (reference.layer_weights(weights, index) for index in range(2))
     found = {}
     for name, count in selftest.PROMPTS.items():
         ids = selftest.prompt(count)
         x = reference.embed(weights, ids, np.arange(count))
+        x = x + reference.self_attention(config, first, reference.norm(config, first, "ln_1", x))
+        x = x + reference.feed_forward(first, reference.norm(config, first, "ln_2", x))
         y = reference.norm(config, layer, "ln_1", x)
         qkv = reference.matmul(y, layer["attn.c_attn.weight"], layer["attn.c_attn.bias"])
         q, k, v = reference.split_qkv(qkv, config.num_heads)

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import random
+import re
 import struct
 from pathlib import Path
 
@@ -37,8 +38,11 @@ def load(folder, config=CONFIG, piece=100):
             if entry.dtype == "BF16":
                 array = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
             else:
-                array = np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[entry.dtype])
-            values[entry.name] = array.astype(np.float32).reshape(entry.shape)
+                dtypes = {"F32": "<f4", "F16": "<f2", "INT8": "<u4", "INT4": "<u4"}
+                array = np.frombuffer(data, dtypes[entry.dtype])
+            if not entry.dtype.startswith("INT"):
+                array = array.astype(np.float32)
+            values[entry.name] = array.reshape(entry.shape)
         return values, checkpoint
 
     return asyncio.run(run())
@@ -102,6 +106,94 @@ def test_half_precision_is_handed_on_as_it_is(folder, dtype):
     values, checkpoint = load(folder)
     assert {entry.dtype for entry in checkpoint.entries} == {dtype}
     assert_same(values, reference.read_safetensors(folder / FILE))
+
+
+PACKED = {precision: reference.packed(WEIGHTS, precision) for precision in ("int8", "int4")}
+
+
+@pytest.mark.parametrize("precision", PACKED)
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_packed_matrices_keep_their_plain_names_and_words(folder, precision, prefix):
+    tensors = {prefix + name: values for name, values in PACKED[precision].items()}
+    reference.write_safetensors(folder / FILE, tensors, "F16")
+    values, checkpoint = load(folder)
+    assert checkpoint.precision == precision and values.keys() == WEIGHTS.keys()
+    entries = {entry.name: entry for entry in checkpoint.entries}
+    for stored_name, words in PACKED[precision].items():
+        if words.dtype == np.uint32:
+            name, _, bits = stored_name.rpartition(".int")
+            assert (entries[name].dtype, entries[name].shape) == (f"INT{bits}", words.shape)
+            np.testing.assert_array_equal(values[name], words, err_msg=name)
+        else:
+            assert entries[stored_name].dtype == "F16"
+    assert entries["wte.weight"].dtype == "INT8"  # also in int4
+    assert entries["h.1.mlp.c_fc.weight"].dtype == precision.upper()
+    assert checkpoint.total_bytes == sum(entry.byte_length for entry in checkpoint.entries)
+
+
+@pytest.mark.parametrize("dtype, precision", [("F32", "f32"), ("F16", "f16"), ("BF16", "f32")])
+def test_floats_have_the_precision_that_holds_them(folder, dtype, precision):
+    reference.write_safetensors(folder / FILE, WEIGHTS, dtype)
+    assert load(folder)[1].precision == precision
+
+
+C_FC = "h.0.mlp.c_fc.weight"
+
+
+@pytest.mark.parametrize(
+    "remove, add, message",
+    [
+        (f"{C_FC}.int4", {C_FC: WEIGHTS[C_FC]}, rf"{C_FC}: wanted {C_FC}\.int4, .* got F32"),
+        (
+            f"{C_FC}.int4",
+            {f"{C_FC}.int8": PACKED["int8"][f"{C_FC}.int8"]},
+            rf"tensor {C_FC}\.int8: wanted {C_FC}\.int4, .* in int4, got INT8",
+        ),
+        (
+            "wte.weight.int8",
+            {"wte.weight": WEIGHTS["wte.weight"]},
+            r"tensor wte\.weight: wanted wte\.weight\.int8, .* got F32",
+        ),
+        (
+            "wte.weight.int8",
+            {"wte.weight.int4": reference.pack(WEIGHTS["wte.weight"].T, 4)},
+            r"wte\.weight\.int4: wanted wte\.weight\.int8, .* got INT4",
+        ),
+        (None, {C_FC: WEIGHTS[C_FC]}, rf"{C_FC}(\.int4)? is there twice"),
+        (
+            f"{C_FC}.int4",
+            {f"{C_FC}.int4": WEIGHTS[C_FC]},
+            r"wanted U32 \[2, 12\], .* a \[6, 10\] matrix in int4, got F32 \[6, 10\]",
+        ),
+        (
+            f"{C_FC}.int4",
+            {f"{C_FC}.int4": PACKED["int4"][f"{C_FC}.int4"][:1]},
+            r"wanted U32 \[2, 12\], .* got U32 \[1, 12\]",
+        ),
+        ("wpe.weight", {"wpe.weight.int8": np.zeros((4, 12), np.uint32)}, "not a tensor of GPT-2"),
+        (f"{C_FC}.int4", {f"{C_FC}.int2": np.zeros((2, 12), np.uint32)}, "not a tensor of GPT-2"),
+    ],
+)
+def test_packed_tensors_that_are_mixed_or_misshapen_are_refused_by_name(
+    folder, remove, add, message
+):
+    tensors = dict(PACKED["int4"])
+    reference.write_safetensors(folder / FILE, tensors)
+    load(folder)
+    tensors.pop(remove, None)
+    reference.write_safetensors(folder / FILE, tensors | add)
+    assert re.search(message, refusal(folder))
+
+
+def test_a_packed_tensor_whose_bytes_are_not_its_shapes_is_refused(folder):
+    tensors = dict(PACKED["int4"])
+    tensors[f"{C_FC}.int4"] = tensors.pop(f"{C_FC}.int4")  # the last one
+    reference.write_safetensors(folder / FILE, tensors)
+    load(folder)
+    header, data = read_parts(folder / FILE)
+    header[f"{C_FC}.int4"]["data_offsets"][1] -= 4
+    write_parts(folder / FILE, header, data[:-4])
+    assert "wanted 96 bytes for U32 [2, 12], got 92" in refusal(folder)
 
 
 def test_names_may_have_the_transformer_prefix(folder):

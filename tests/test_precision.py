@@ -7,7 +7,14 @@ import pytest
 from gpt2web import precision
 from gpt2web.checkpoint import tensor_shapes
 from gpt2web.config import GPT2Config
-from gpt2web.precision import PRECISIONS, bits_of, is_matrix, matrix_shape, packed_shape
+from gpt2web.precision import (
+    PRECISIONS,
+    bits_of,
+    choose_precision,
+    is_matrix,
+    matrix_shape,
+    packed_shape,
+)
 
 
 def test_the_examples_hold():
@@ -23,6 +30,18 @@ def test_matrices_get_the_precisions_bits_and_the_embedding_at_least_8():
             assert bits == [32, 32, 32, 32], name
         else:
             assert bits == [32, 16, 8, 8 if name == "wte.weight" else 4], name
+
+
+def test_what_is_packed_already_runs_in_its_own_precision_alone():
+    assert choose_precision("m", "int4", None) == choose_precision("m", "int4", "int4") == "int4"
+    for stored in ("f32", "f16"):
+        assert choose_precision("m", stored, None) == stored
+        assert [choose_precision("m", stored, asked) for asked in PRECISIONS] == list(PRECISIONS)
+    for asked in ("f32", "f16", "int8"):
+        with pytest.raises(ValueError, match=f"m is stored in int4 and runs in that.*'{asked}'"):
+            choose_precision("m", "int4", asked)
+    with pytest.raises(ValueError, match="precision must be one of f32, f16, int8, int4, got 'q4'"):
+        choose_precision("m", "f32", "q4")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import reference
-from gpt2web import CheckpointError, DeviceError, GPT2CausalLM, preset, url_folder
+from gpt2web import CheckpointError, DeviceError, GPT2CausalLM, preset, selftest, url_folder
 from gpt2web.checkpoint import LocalFolder, open_checkpoint
 from gpt2web.preset import open_folder, read_config, read_tokenizer, reads_start_token
 from gpt2web.url_folder import UrlFolder
@@ -320,6 +320,53 @@ def test_a_model_whose_vocabulary_was_rounded_up_is_loaded(folder, devices):
     assert lm([[1, 2]]).shape == (1, 2, 264)
     assert lm.generate("the", max_length=9).startswith("the")
     lm.close()
+
+
+@pytest.mark.gpu
+def test_a_folder_of_floats_can_be_had_in_any_precision(folder, devices, weights):
+    for precision in ("int8", "int4"):  # and f32 and f16: above
+        lm = load(folder, precision=precision)
+        assert lm.info["precision"] == lm.backbone.precision == precision
+        lm.compile("greedy")
+        text = lm.generate("the", max_length=12)
+        assert len(text) > 3 and lm.generate("the", max_length=12) == text
+        lm.close()
+    assert not any(device.live for device in devices)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_packed_folder_is_the_model_of_what_it_keeps(folder, devices, weights, precision):
+    config = SimpleNamespace(**SIZES, layer_norm_epsilon=1e-5)
+    wanted = reference.forward(config, reference.kept(weights, precision), np.arange(16))
+    packed = reference.packed(weights, precision)
+    reference.write_safetensors(folder / "model.safetensors", packed)
+    lm = load(folder)
+    assert lm.info["precision"] == precision
+    got = lm([list(range(16))]).numpy()[0]
+    assert np.abs(got - wanted).max() < 1e-4 * np.abs(wanted).max()
+    lm.close()
+    with pytest.raises(ValueError, match=f"is stored in {precision} and runs in that alone"):
+        load(folder, precision="f32")
+    assert len(devices) == 1 and not devices[0].live
+
+
+@pytest.mark.gpu
+def test_a_packed_folder_is_refused_by_a_gpu_that_computes_it_wrongly(
+    folder, devices, weights, monkeypatch
+):
+    async def failed(device, precision):
+        return "f32", f"passed in f32; {precision} failed (matmul: off)"
+
+    monkeypatch.setattr(selftest, "run", failed)
+    lm = load(folder, precision="int4")  # of floats: f32 instead
+    assert lm.info["precision"] == "f32" and "int4 failed" in lm.info["self_test"]
+    lm.close()
+    packed = reference.packed(weights, "int4")
+    reference.write_safetensors(folder / "model.safetensors", packed)
+    with pytest.raises(DeviceError, match=r"is stored in int4, which .* wrongly .*matmul: off"):
+        load(folder)
+    assert not any(device.live for device in devices)
 
 
 @pytest.mark.gpu
