@@ -1178,6 +1178,7 @@ class Recorder:
 
     def __init__(self):
         self.limits = DEFAULT_LIMITS
+        self.live_bytes = 0
         self.variants = {}
 
     def tensor(self, shape, dtype="f32", uniform=False):

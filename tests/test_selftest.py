@@ -59,7 +59,7 @@ def test_a_kernel_that_is_wrong_in_int4_alone_leaves_f32(monkeypatch, shader, ri
 
 @pytest.mark.gpu
 def test_a_gpu_that_computes_wrongly_in_f32_too_is_refused_by_name(monkeypatch):
-    corrupt(monkeypatch, "head", "= sums[i]", "= sums[3u - i]")
+    corrupt(monkeypatch, "head", "select(sums[i]", "select(sums[3u - i]")
     device = new_device("SwiftShader")
     with pytest.raises(DeviceError, match=r"SwiftShader.* computes wrongly.* project or head: "):
         block_on(selftest.run(device, "int8"), "run")
