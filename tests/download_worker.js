@@ -4,7 +4,8 @@
 const parameters = new URL(import.meta.url).searchParams;
 for (const lacking of parameters.getAll("without")) {
   if (lacking === "opfs") delete FileSystemFileHandle.prototype.createSyncAccessHandle;
-  if (lacking === "caches") delete self.caches;
+  if (lacking === "caches") Object.defineProperty(self, "caches", { value: undefined });
+  if (lacking === "room") StorageManager.prototype.estimate = async () => ({ quota: 1_000_000, usage: 0 });
 }
 const { openDownload } = await import("./downloads.js");
 

@@ -84,8 +84,8 @@ class Download {
     }
     this.#stored = sum([...this.#have.values()]);
     const free = await freeBytes();
-    if (!this.#keeps) this.#notice = `This browser keeps nothing for this page: ${FROM_MEMORY}`;
-    else if (free < this.#total - this.#stored) await this.#giveUpKeeping();
+    if (!this.#keeps) this.#notice = `This browser keeps nothing for this page. ${FROM_MEMORY}`;
+    else if (free < this.#total - this.#stored) this.#giveUpKeeping(free);
     this.#tell();
   }
 
@@ -263,7 +263,7 @@ class Download {
       if (this.#keeps) coming.part = await this.#store.append(sha256, stored.size);
     } catch (error) {
       if (error.name !== "QuotaExceededError") throw error;
-      await this.#giveUpKeeping();
+      this.#giveUpKeeping();
     }
     coming.inMemory = coming.part === null;
     coming.part ??= await this.#memory.adopt(sha256, stored);
@@ -366,14 +366,15 @@ class Download {
     }
     coming.part = await this.#memory.adopt(coming.shard.sha256, await coming.part.blob());
     coming.inMemory = true;
-    await this.#giveUpKeeping();
+    this.#giveUpKeeping();
   }
 
-  async #giveUpKeeping() {
+  /** From now on files go to memory. free: bytes; 0 where a write has been refused, whatever the
+   *  browser's estimate, which Chromium rounds up to a fixed one. */
+  #giveUpKeeping(free = 0) {
     if (!this.#keeps) return;
     this.#keeps = false;
-    const needed = this.#total - sum([...this.#have.values()]);
-    const free = await freeBytes();
+    const needed = this.#total - this.#done();
     this.#notice =
       `There is no room here to keep ${this.#name}: ${megabytes(needed)} MB more are needed, ` +
       `${megabytes(free)} MB are free for this page. ${FROM_MEMORY}`;
@@ -433,7 +434,7 @@ class Download {
 }
 
 const AGAIN = "Whoever serves the model must put the whole folder there again, as it was written.";
-const FROM_MEMORY = "it is loaded all the same, and will be fetched again the next time.";
+const FROM_MEMORY = "It is loaded all the same, and will be fetched again the next time.";
 
 /** Files one after another as one stream; a file's bytes lie in one buffer, used again for the next. */
 class JoinedStream {

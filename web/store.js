@@ -126,7 +126,8 @@ class FilePart {
 
   append(bytes) {
     const written = this.#handle.write(bytes, { at: this.length });
-    if (written < bytes.length) throw new DOMException("the disk is full", "QuotaExceededError");
+    // Chromium, refused by its quota, neither throws nor writes: it returns 2**64 - 1.
+    if (written !== bytes.length) throw new DOMException("the disk is full", "QuotaExceededError");
     this.length += written;
   }
 

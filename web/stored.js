@@ -3,6 +3,7 @@
 import { loadLock, openStores } from "./store.js";
 
 const here = new URL("./", import.meta.url);
+const LOCK_WAIT = 1000; // milliseconds: a worker that was just ended has the lock a moment longer
 
 /**
  * The models of this folder (models.json), and how much of each is stored in this browser.
@@ -12,8 +13,8 @@ const here = new URL("./", import.meta.url);
  */
 export async function models() {
   const [listed, sizes] = await Promise.all([fetchJson("models.json"), storedSizes()]);
-  const shards = await Promise.all(listed.map(({ name }) => shardsOf(name)));
-  return listed.map((model, number) => ({ ...model, stored: storedOf(shards[number], sizes) }));
+  const files = await Promise.all(listed.map(({ name }) => filesOf(name).catch(() => []))); // load says why
+  return listed.map((model, number) => ({ ...model, stored: storedOf(files[number], sizes) }));
 }
 
 /**
@@ -21,22 +22,27 @@ export async function models() {
  * which is stored, stays.
  *
  * @param {string} name  a folder under models/
- * @throws {Error} with name BusyError while the model is being loaded, in this tab or another
+ * @throws {Error} with name BusyError while the model is being loaded, in this tab or another; LoadError
+ *   where there is no such model
  */
 export async function removeModel(name) {
-  const lock = loadLock(folderOf(name));
-  await navigator.locks.request(lock, { ifAvailable: true }, async (granted) => {
-    if (!granted) {
-      const message = `${name} is being loaded, here or in another tab: end that, and delete it then.`;
-      throw named("BusyError", message);
-    }
-    const [shards, all, stores] = await Promise.all([shardsOf(name), models(), openStores()]);
-    const others = all.filter((model) => model.name !== name && model.stored === model.bytes);
-    const needed = await Promise.all(others.map((model) => shardsOf(model.name)));
-    const stay = new Set(needed.flat().map(({ sha256 }) => sha256));
-    const gone = shards.filter(({ sha256 }) => !stay.has(sha256));
-    await Promise.all(stores.flatMap((store) => gone.map(({ sha256 }) => store.remove(sha256))));
-  });
+  const free = { signal: AbortSignal.timeout(LOCK_WAIT) };
+  try {
+    await navigator.locks.request(loadLock(folderOf(name)), free, () => removeFiles(name));
+  } catch (error) {
+    if (error.name !== "TimeoutError") throw error;
+    const message = `${name} is being loaded, here or in another tab: end that, and delete it then.`;
+    throw named("BusyError", message);
+  }
+}
+
+async function removeFiles(name) {
+  const [files, all, stores] = await Promise.all([filesOf(name), models(), openStores()]);
+  const others = all.filter((model) => model.name !== name && model.stored === model.bytes);
+  const needed = await Promise.all(others.map((model) => filesOf(model.name)));
+  const stay = new Set(needed.flat().map(({ sha256 }) => sha256));
+  const gone = files.filter(({ sha256 }) => !stay.has(sha256));
+  await Promise.all(stores.flatMap((store) => gone.map(({ sha256 }) => store.remove(sha256))));
 }
 
 /**
@@ -59,14 +65,10 @@ async function fetchJson(path) {
   throw named("LoadError", message);
 }
 
-/** A model's files, {file, bytes, sha256} each; none where it has no manifest that can be read. */
-async function shardsOf(name) {
-  try {
-    const { files, weights } = await fetchJson(`models/${name}/manifest.json`);
-    return [...files, ...weights];
-  } catch {
-    return []; // load says what is wrong with it
-  }
+/** A model's files, {file, bytes, sha256} each. */
+async function filesOf(name) {
+  const { files, weights } = await fetchJson(`models/${name}/manifest.json`);
+  return [...files, ...weights];
 }
 
 /** SHA-256 -> {whole, part}, over all that this browser keeps. */
@@ -75,8 +77,8 @@ async function storedSizes() {
   return new Map(lists.toReversed().flatMap((list) => [...list]));
 }
 
-function storedOf(shards, sizes) {
-  const unique = new Map(shards.map((shard) => [shard.sha256, shard.bytes]));
+function storedOf(files, sizes) {
+  const unique = new Map(files.map((file) => [file.sha256, file.bytes]));
   let stored = 0;
   for (const [sha256, bytes] of unique) {
     const { whole, part } = sizes.get(sha256) ?? { whole: 0, part: 0 };
