@@ -7,6 +7,7 @@
 // from here as JavaScript's bytes, through one buffer of a file's size.
 
 import "./hash-wasm/sha256.umd.min.js"; // makes globalThis.hashwasm
+import { ChunkReader } from "./chunk_reader.js";
 import { MemoryStore, loadLock, openStores } from "./store.js";
 import { failure, request } from "./transfer.js";
 
@@ -442,6 +443,7 @@ class JoinedStream {
   #take; // (number, buffer): fills the buffer with that shard
   #close;
   #buffer;
+  #joint = new Uint8Array(0); // for what two shards hold together
   #rest = new Uint8Array(0); // of the shard in the buffer, not yet handed out
   #next = 0;
 
@@ -453,11 +455,12 @@ class JoinedStream {
     this.#buffer = new Uint8Array(Math.max(...shards.map(({ bytes }) => bytes)));
   }
 
-  /** Exactly `count` bytes, good until the next read: a view of the buffer, or a new array. */
+  /** Exactly `count` bytes, good until the next read. */
   async read(count) {
     if (this.#rest.length === 0 && count > 0) await this.#advance();
     if (this.#rest.length >= count) return this.#cut(count);
-    const result = new Uint8Array(count);
+    if (this.#joint.length < count) this.#joint = new Uint8Array(count);
+    const result = this.#joint.subarray(0, count);
     for (let filled = 0; filled < count; ) {
       if (this.#rest.length === 0) await this.#advance();
       const piece = this.#cut(Math.min(count - filled, this.#rest.length));
@@ -469,7 +472,7 @@ class JoinedStream {
 
   close() {
     this.#close();
-    this.#buffer = this.#rest = new Uint8Array(0);
+    this.#buffer = this.#joint = this.#rest = new Uint8Array(0);
     this.#next = this.#shards.length;
   }
 
@@ -496,9 +499,13 @@ async function takeHash() {
   return hash.init();
 }
 
+/** The bytes of a stored file, 1 MiB at most at a time, each slice good until the next is asked for. */
 async function* slicesOf(blob) {
-  for (let begin = 0; begin < blob.size; begin += SLICE_BYTES) {
-    yield new Uint8Array(await blob.slice(begin, begin + SLICE_BYTES).arrayBuffer());
+  const reader = new ChunkReader(blob.stream(), SLICE_BYTES);
+  try {
+    for (let slice; (slice = await reader.read()); ) yield slice;
+  } finally {
+    reader.close();
   }
 }
 

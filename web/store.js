@@ -257,39 +257,33 @@ export class MemoryStore {
 class PiecePart {
   #put; // (first byte, Blob): keeps a piece
   #clear;
-  #kept; // Blob of what put has kept, or null
-  #waiting = []; // arrays not yet put
-  #size = 0; // their bytes
+  #kept; // Blob of what put has kept
+  #piece = new Uint8Array(PIECE_BYTES);
+  #filled = 0; // bytes of the piece
 
   constructor(put, clear, kept, length) {
     this.#put = put;
     this.#clear = clear;
-    this.#kept = kept;
+    this.#kept = kept ?? new Blob();
     this.length = length;
   }
 
+  /** Takes at most 1 MiB. */
   async append(bytes) {
-    this.#waiting.push(bytes);
-    this.#size += bytes.length;
-    try {
-      if (this.#size >= PIECE_BYTES) await this.#flush();
-    } catch (error) {
-      this.#waiting.pop();
-      this.#size -= bytes.length;
-      throw error;
-    }
+    if (this.#filled + bytes.length > PIECE_BYTES) await this.#flush();
+    this.#piece.set(bytes, this.#filled);
+    this.#filled += bytes.length;
     this.length += bytes.length;
   }
 
   async clear() {
-    this.#waiting = [];
-    this.#kept = null;
-    this.length = this.#size = 0;
+    this.#kept = new Blob();
+    this.length = this.#filled = 0;
     await this.#clear();
   }
 
   async blob() {
-    return new Blob([this.#kept ?? "", ...this.#waiting]);
+    return new Blob([this.#kept, this.#piece.subarray(0, this.#filled)]);
   }
 
   async close() {
@@ -297,11 +291,10 @@ class PiecePart {
   }
 
   async #flush() {
-    if (this.#size === 0) return;
-    const blob = new Blob(this.#waiting);
-    await this.#put(this.#kept?.size ?? 0, blob);
-    this.#kept = new Blob([this.#kept ?? "", blob]);
-    this.#waiting = [];
-    this.#size = 0;
+    if (this.#filled === 0) return;
+    const blob = new Blob([this.#piece.subarray(0, this.#filled)]);
+    await this.#put(this.#kept.size, blob);
+    this.#kept = new Blob([this.#kept, blob]);
+    this.#filled = 0;
   }
 }

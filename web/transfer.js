@@ -4,6 +4,10 @@
 // "BrokenTransfer" where the same request may succeed later, "WrongFile" where what comes can't be
 // the file, and "CheckpointError" where there is no use in asking again.
 
+import { ChunkReader } from "./chunk_reader.js";
+
+const CHUNK_BYTES = 1 << 18;
+
 export function failure(name, message) {
   return Object.assign(new Error(message), { name });
 }
@@ -85,21 +89,22 @@ async function ask(url, headers, watch) {
   throw failure(mayPass ? "BrokenTransfer" : "CheckpointError", message);
 }
 
+/** The bytes as they come, 256 KiB at most at a time, each chunk good until the next is asked for. */
 async function* chunksOf(response, watch) {
-  const reader = response.body.getReader();
+  const reader = new ChunkReader(response.body, CHUNK_BYTES);
   try {
     for (;;) {
       watch.start();
-      const { done, value } = await reader.read();
+      const chunk = await reader.read();
       watch.stop(); // what is done with the bytes takes its own time
-      if (done) return;
-      if (value.length) yield value;
+      if (!chunk) return;
+      for (let at = 0; at < chunk.length; at += CHUNK_BYTES) yield chunk.subarray(at, at + CHUNK_BYTES);
     }
   } catch (error) {
     throw watch.explain(error);
   } finally {
     watch.end();
-    reader.cancel().catch(() => {});
+    reader.close();
   }
 }
 

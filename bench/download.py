@@ -1,0 +1,224 @@
+"""What memory a download takes in the page: a model of 500 MB that comes through web/downloads.js.
+
+Counted are the JavaScript heaps of page and worker (used bytes and backing stores, by the DevTools
+protocol) and every WebAssembly memory in the worker, at the same moment, 20 times a second; not the
+processes of the GPU, the network and the browser. A worker at work answers late: the longest time
+between two answers is reported as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+from array import array
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+import build
+from gpt2web.bpe import BYTE_TO_CHARACTER
+from gpt2web.checkpoint import tensor_shapes
+from gpt2web.config import GPT2Config
+from gpt2web.convert.model_folder import FolderWriter
+from tests.browser import CHROMIUM_FLAGS, serve_folder
+
+EVERY = 50  # milliseconds
+VALUES = 1_000_003  # of the random numbers that the weights repeat: no two shards are the same
+LOAD_MS = 600_000
+
+# Before worker.js's own text: knows every WebAssembly memory from its making on.
+COUNT_MEMORIES = """
+const memories = new Set();
+for (const name of ["instantiate", "instantiateStreaming"]) {
+  const plain = WebAssembly[name];
+  WebAssembly[name] = async (...given) => {
+    const made = await plain.apply(WebAssembly, given);
+    note((made.instance ?? made).exports);
+    return made;
+  };
+}
+WebAssembly.Memory = new Proxy(WebAssembly.Memory, {
+  construct(type, given) {
+    const memory = Reflect.construct(type, given);
+    memories.add(memory);
+    return memory;
+  },
+});
+const Memory = Object.getPrototypeOf(new WebAssembly.Memory({ initial: 0 })).constructor;
+function note(exports) {
+  for (const value of Object.values(exports)) if (value instanceof Memory) memories.add(value);
+}
+self.wasmBytes = () => [...memories].reduce((sum, { buffer }) => sum + buffer.byteLength, 0);
+"""
+
+
+def write_model(folder: Path, config: GPT2Config, **options: Any) -> int:
+    """A model folder of this config in f32, its weights random; returns its bytes."""
+    shapes = tensor_shapes(config)
+    letters = BYTE_TO_CHARACTER.values()
+    words = [
+        "#version: 0.2",
+        *(f"{a} {b}" for a in letters for b in letters),
+    ][: config.vocabulary_size - 256]
+    fields = {
+        "vocab_size": config.vocabulary_size,
+        "n_layer": config.num_layers,
+        "n_head": config.num_heads,
+        "n_embd": config.hidden_dim,
+        "n_inner": config.intermediate_dim,
+        "n_positions": config.max_sequence_length,
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+    }
+    draw = random.Random(1)
+    block = memoryview(array("f", (draw.gauss(0, 0.02) for _ in range(VALUES)))).cast("B")
+    about: dict[str, Any] = {
+        "title": folder.name,
+        "license": "none",
+        "precision": "f32",
+        "parameters": config.num_parameters,
+        "context": config.max_sequence_length,
+    }
+    with FolderWriter(folder, **about, **options) as writer:
+        writer.add_text("config.json", json.dumps(fields))
+        writer.add_text("merges.txt", "\n".join(words) + "\n")
+        writer.begin_weights([(name, "F32", shape) for name, shape in shapes.items()])
+        left = 4 * config.num_parameters
+        while left:
+            writer.write(block[:left])
+            left -= min(left, len(block))
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+class Memory:
+    """Samples a page and its one worker."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.session = page.context.new_cdp_session(page)
+        self.worker = ""  # the worker's session, once there is one
+        self.answers: dict[int, dict[str, Any]] = {}
+        self.asked = 0
+        self.session.on("Target.attachedToTarget", self._attached)
+        self.session.on("Target.receivedMessageFromTarget", self._received)
+        attach = {"autoAttach": True, "waitForDebuggerOnStart": False, "flatten": False}
+        self.session.send("Target.setAutoAttach", attach)
+
+    def _attached(self, event: dict[str, Any]) -> None:
+        if event["targetInfo"]["type"] == "worker":
+            self.worker = event["sessionId"]
+
+    def _received(self, event: dict[str, Any]) -> None:
+        message = json.loads(event["message"])
+        if "id" in message:
+            self.answers[message["id"]] = message.get("result", {})
+
+    def _ask(self, method: str, **options: Any) -> dict[str, Any]:
+        """A command of the protocol to the worker."""
+        self.asked += 1
+        message = json.dumps({"id": self.asked, "method": method, "params": options})
+        self.session.send(
+            "Target.sendMessageToTarget", {"sessionId": self.worker, "message": message}
+        )
+        while self.asked not in self.answers:
+            self.page.wait_for_timeout(1)
+        return self.answers.pop(self.asked)
+
+    def sample(self) -> dict[str, float]:
+        """Bytes: "page", "worker" (used and backing stores each) and "wasm"."""
+        found = {"page": _bytes(self.session.send("Runtime.getHeapUsage")), "worker": 0, "wasm": 0}
+        if self.worker:
+            found["worker"] = _bytes(self._ask("Runtime.getHeapUsage"))
+            wasm = self._ask("Runtime.evaluate", expression="self.wasmBytes?.() ?? 0")
+            found["wasm"] = wasm.get("result", {}).get("value", 0)
+        return found
+
+
+def _bytes(usage: dict[str, float]) -> float:
+    return usage["usedSize"] + usage["backingStorageSize"]
+
+
+def measure(page: Page, origin: str, name: str) -> dict[str, Any]:
+    """Loads models/<name> in a page of dist/'s origin and samples until it is there."""
+    context = page.context
+    context.route(
+        "**/worker.js",
+        lambda route: route.fulfill(
+            body=COUNT_MEMORIES + (build.DIST / "worker.js").read_text("utf-8"),
+            content_type="text/javascript",
+        ),
+    )
+    blank = f"{origin}/bench/blank.html"
+    context.route(
+        blank, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html")
+    )
+    page.goto(blank)
+    memory = Memory(page)
+    page.evaluate(
+        """name => {
+          self.over = null;
+          self.stages = [];
+          const onProgress = ({ stage, done }) => (self.stage = `${stage} ${done}`);
+          import("/gpt2web.js").then(({ load }) => load(name, { onProgress })).then(
+            (lm) => { self.lm = lm; self.over = "loaded"; },
+            (error) => { self.over = error.message; },
+          );
+        }""",
+        name,
+    )
+    start = last = time.monotonic()
+    peak: dict[str, float] = {"page": 0, "worker": 0, "wasm": 0}
+    peaks = dict(peak)
+    gap, samples, over = 0.0, 0, None
+    while over is None and time.monotonic() - start < LOAD_MS / 1000:
+        found = memory.sample()
+        now = time.monotonic()
+        gap, last, samples = max(gap, now - last), now, samples + 1
+        peaks = {part: max(value, found[part]) for part, value in peaks.items()}
+        if sum(found.values()) > sum(peak.values()):
+            peak = found
+        over = page.evaluate("() => self.over")
+        page.wait_for_timeout(max(0, EVERY - 1000 * (time.monotonic() - now)))
+    if over != "loaded":
+        raise RuntimeError(f"{name} was not loaded: {over}")
+    return {
+        "peak": sum(peak.values()),
+        "at_peak": peak,
+        "largest": peaks,
+        "after": sum(memory.sample().values()),
+        "seconds": time.monotonic() - start,
+        "samples": samples,
+        "longest_gap": gap,  # seconds between two samples
+    }
+
+
+def run(config: GPT2Config | None = None) -> dict[str, Any]:
+    """The whole of it: writes the model, serves it, loads it in a fresh profile, and once more."""
+    config = config or GPT2Config.from_preset("gpt2")
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place) / "dist"
+        shutil.copytree(build.DIST, root, copy_function=os.link)
+        size = write_model(root / "models" / "large", config)
+        server = serve_folder(root)
+        try:
+            with sync_playwright() as playwright:
+                context = playwright.chromium.launch_persistent_context(
+                    f"{place}/profile",
+                    executable_path=build.find_chromium(),
+                    args=[*CHROMIUM_FLAGS, "--enable-dawn-features=disable_workgroup_init"],
+                )
+                found: dict[str, Any] = {"bytes": size}
+                for visit in ("first", "second"):
+                    page = context.new_page()
+                    found[visit] = measure(page, server.origin, "large")
+                    page.close()
+                assert context.browser is None or context.browser.version
+                context.close()
+        finally:
+            server.stop()
+    return found
