@@ -5,6 +5,7 @@
     bench native --adapter NAME  only on that one: how to measure a real GPU
     bench sizes                  GPT-2's four sizes with random weights: bytes, logits against numpy
     bench precision              f32, f16, int8 and int4: bytes, and quality on held-out text
+    bench download               only printed: the memory that a download takes in the page
 
 Results go to bench/results/: a file for the software adapters with the page, one for each adapter
 measured alone, sizes.json and precision.json. Let the machine do nothing else meanwhile.
@@ -37,12 +38,18 @@ def main(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "what", nargs="?", choices=["all", "native", "sizes", "precision"], default="all"
+        "what", nargs="?", choices=["all", "native", "sizes", "precision", "download"], default="all"
     )
     parser.add_argument("--adapter", metavar="NAME", help="part of an adapter's name")
     options = parser.parse_args(arguments)
-    if options.adapter and options.what == "all":
+    if options.adapter and options.what in ("all", "download"):
         parser.error("--adapter goes with native, sizes and precision")
+    if options.what == "download":
+        from bench import download
+
+        say("a download")
+        print(json.dumps({"machine": machine(), **download.run()}, indent=1))
+        return 0
     if options.what == "sizes":
         from bench import sizes
 

@@ -32,6 +32,9 @@ from bad_server import (
     wrong_length,
     wrong_range,
 )
+from bench import download
+from browser import build
+from gpt2web.config import GPT2Config
 from gpt2web.convert.model_folder import FolderWriter
 
 HERE = Path(__file__).parent
@@ -571,3 +574,118 @@ def files_of(page: Page) -> dict[str, int]:
       for await (const [name, file] of folder.entries()) found[name] = (await file.getFile()).size;
       return found;
     }""")
+
+
+# --- All of the page ----------------------------------------------------------------------------
+
+LOAD_MS = 120_000  # Pyodide and the model, on an adapter in software
+WEIGHTS_FILE = "stories/model.safetensors"
+START = """async () => {
+  self.gpt2web = await import("./gpt2web.js");
+  self.start = () => {
+    self.told = [];
+    self.stop = new AbortController();
+    self.download = new gpt2web.Download();
+    const onProgress = (progress) => told.push(progress);
+    const loading = gpt2web.load("stories", { onProgress, signal: stop.signal, download });
+    self.loading = loading.then(
+      (lm) => ({ info: lm.info, closed: lm.close() }),
+      ({ name, message }) => ({ name, message }),
+    );
+  };
+  self.here = () => told.findLast(({ stage }) => stage === "download")?.done ?? 0;
+}"""
+
+
+@pytest.fixture
+def whole_page(context: BrowserContext, dist: Path) -> Iterator[tuple[Page, BadServer]]:
+    """A page of dist/'s origin with gpt2web.js, and the server that it alone has."""
+    with bad_server(dist) as server:
+        page = context.new_page()
+        page.set_default_timeout(LOAD_MS)
+        page.goto(server.url + "icon.svg")
+        page.evaluate(START)
+        yield page, server
+
+
+def test_the_page_pauses_gives_up_refuses_and_goes_on(whole_page) -> None:
+    page, server = whole_page
+    server.faults[WEIGHTS_FILE] = [stall(after=5_000_000), stall(after=2_000_000)]
+    page.evaluate("() => start()")
+    page.wait_for_function("() => here() > 5_000_000")
+    page.evaluate("() => download.pause()")
+    page.wait_for_timeout(300)
+    assert server.count(WEIGHTS_FILE) == 1
+    assert page.evaluate("() => download.paused")
+    page.evaluate("() => download.resume()")
+    page.wait_for_function("() => here() > 7_000_000")
+    page.evaluate("() => stop.abort()")
+    assert page.evaluate("() => loading")["name"] == "AbortError"
+    (stories,) = page.evaluate("() => gpt2web.models()")
+    assert 7_000_000 < stories["stored"] < stories["bytes"]
+
+    server.faults[WEIGHTS_FILE] = itertools.repeat(wrong_bytes(at=9_000_000))
+    page.evaluate("() => start()")
+    error = page.evaluate("() => loading")
+    assert error["name"] == "CheckpointError"
+    assert "stories/model.safetensors is not the file that manifest.json lists" in error["message"]
+    requests = [None, "bytes=5000000-", "bytes=7000000-", None]
+    assert ranges(server, WEIGHTS_FILE) == requests
+    (stories,) = page.evaluate("() => gpt2web.models()")
+    assert 0 < stories["stored"] < 1_000_000  # the texts
+
+    server.forget()
+    page.evaluate("() => start()")
+    assert page.evaluate("() => loading")["info"]["parameters"] == 5_885_952
+    assert server.count(WEIGHTS_FILE) == 1
+    (stories,) = page.evaluate("() => gpt2web.models()")
+    assert stories["stored"] == stories["bytes"]
+
+
+@pytest.mark.parametrize("call", ['load("m", { download: {} })', 'removeModel("no-such-model")'])
+def test_wrong_arguments_are_refused(whole_page, call) -> None:
+    page, _ = whole_page
+    error = page.evaluate(
+        f"() => gpt2web.{call}.catch(({{ name, message }}) => name + ': ' + message)"
+    )
+    wanted = {
+        "load": "TypeError: The option download must be a Download, not object.",
+        "removeModel": "LoadError: models/no-such-model/manifest.json could not be fetched: "
+        "the server answered 404.",
+    }
+    assert error == wanted[call.partition("(")[0]]
+
+
+def test_weights_come_to_the_gpu_without_staying_in_memory(context, dist, tmp_path) -> None:
+    """64 MB of weights, one layer of a wide model; `build.py bench download` does it with 500."""
+    config = GPT2Config(
+        vocabulary_size=300,
+        num_layers=1,
+        num_heads=16,
+        hidden_dim=1152,
+        intermediate_dim=4608,
+        max_sequence_length=8,
+    )
+    shutil.copytree(dist, tmp_path / "dist", copy_function=build.link_or_copy)
+    size = download.write_model(tmp_path / "dist" / "models" / "wide", config)
+    assert size > 64e6
+    with bad_server(tmp_path / "dist") as server:
+        page = context.new_page()
+        found, memory = download.measure(page, server.origin, "wide")
+        # 32 MB of WebAssembly, 18 of scripts and their like, a shard of 16 in its buffer: and no
+        # second shard
+        assert found["samples"] > 20
+        assert 45e6 < found["peak"] < 100e6, found
+        # the control: what either would hold is seen
+        before = memory.sample()
+        page.evaluate("() => { self.held = new Uint8Array(64e6); }")
+        memory.ask("Runtime.evaluate", expression="self.held = new Uint8Array(64e6); 0")
+        memory.ask(
+            "Runtime.evaluate",
+            expression="self.more = new WebAssembly.Memory({ initial: 1000 }); 0",
+        )
+        after = memory.sample()
+        assert after["page"] - before["page"] > 60e6
+        assert after["worker"] - before["worker"] > 100e6  # less what was collected
+        assert after["wasm"] - before["wasm"] == 1000 << 16
+        page.close()
