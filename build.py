@@ -652,7 +652,7 @@ def command_model(arguments: list[str]) -> int:
 
 
 def command_bench(arguments: list[str]) -> int:
-    """measure, and write the figures into README.md [native|sizes|precision [--adapter NAME], download]"""
+    """measure, and write the figures into README.md [native|sizes|precision [--adapter NAME]]"""
     what = arguments[0] if arguments else "all"
     everything = what not in ("native", "sizes", "precision", "-h", "--help")
     with alone():

@@ -38,7 +38,10 @@ def main(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "what", nargs="?", choices=["all", "native", "sizes", "precision", "download"], default="all"
+        "what",
+        nargs="?",
+        choices=["all", "native", "sizes", "precision", "download"],
+        default="all",
     )
     parser.add_argument("--adapter", metavar="NAME", help="part of an adapter's name")
     options = parser.parse_args(arguments)

@@ -679,11 +679,8 @@ def test_weights_come_to_the_gpu_without_staying_in_memory(context, dist, tmp_pa
         # the control: what either would hold is seen
         before = memory.sample()
         page.evaluate("() => { self.held = new Uint8Array(64e6); }")
-        memory.ask("Runtime.evaluate", expression="self.held = new Uint8Array(64e6); 0")
-        memory.ask(
-            "Runtime.evaluate",
-            expression="self.more = new WebAssembly.Memory({ initial: 1000 }); 0",
-        )
+        for held in ("new Uint8Array(200e6)", "new WebAssembly.Memory({ initial: 1000 })"):
+            memory.ask("Runtime.evaluate", expression=f"(self.held ??= []).push({held})")
         after = memory.sample()
         assert after["page"] - before["page"] > 60e6
         assert after["worker"] - before["worker"] > 100e6  # less what was collected
