@@ -184,6 +184,8 @@ def sizes(result: dict[str, Any]) -> list[str]:
     """All four sizes with random weights."""
     found = result["sizes"]
     adapters = ", ".join(dict.fromkeys(model["adapter"] for model in found))
+    load = max(model["load"] for model in found)
+    busy = f" Other programs ran too (load {load:.0f} a core): times are long." if load > 2 else ""
     rows = [
         [
             f"{SHAPES[model['model']]}, {model['precision']}",
@@ -201,7 +203,7 @@ def sizes(result: dict[str, Any]) -> list[str]:
         f"{found[0]['binding_limit'] / 2**20:g} MiB at most: what matters here is bytes and "
         "logits, not speed. Logits are compared with numpy's at "
         f"{found[0]['positions']} positions: the largest difference, and the largest logit. "
-        f"The process's memory holds the adapter's too. {measured(result)}",
+        f"The process's memory holds the adapter's too. {measured(result)}{busy}",
         table(
             [
                 *("model", "parameters", "weights", "cache", "all else", "together"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import random
 import re
 import resource
@@ -63,7 +64,9 @@ def run(adapter: str) -> list[dict[str, Any]]:
         print(f"  {model}, {precision} ...", file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "bench.sizes", model, precision, adapter]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-        found.append(json.loads(done.stdout))
+        # others that ran, beside the adapter's own threads, make it slower
+        load = os.getloadavg()[0] / (os.cpu_count() or 1)
+        found.append(json.loads(done.stdout) | {"load": load})
     return found
 
 

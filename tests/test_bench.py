@@ -135,13 +135,15 @@ def test_the_tables_of_precisions_and_sizes_hold_the_figures() -> None:
         **{"model": "gpt2-xl", "precision": "f16", "adapter": "A", "parameters": 1557611200},
         **{"bytes": held, "split": ["wte"], "logits_difference": 1.2e-5, "largest_logit": 4.36},
         **{"seconds_per_token": 1.48, "peak_rss_bytes": 4e9, "positions": 24},
-        "binding_limit": 2**27,
+        **{"binding_limit": 2**27, "load": 1.2},
     }
     text = report.markdown([about | {"sizes": [size]}])
     assert "on A, which computes on the CPU and binds 128 MiB at most" in text
     last = "wte | 1.2e-05 of 4.4 | 1.5 s | 4,000.0 MB |"
     assert f"| GPT-2 XL, f16 | 1,557,611,200 | {cells} {last}" in text
-    assert text.count("Measured 2026-01-02 at commit abc1234: a machine.") == 1
+    assert text.count("Measured 2026-01-02 at commit abc1234: a machine.\n") == 1
+    text = report.markdown([about | {"sizes": [size, size | {"load": 6.6}]}])
+    assert "a machine. Other programs ran too (load 7 a core): times are long.\n" in text
 
 
 def test_the_tables_hold_the_figures() -> None:
