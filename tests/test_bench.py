@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from math import exp, log
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from bench.native import Native, short_name
 from bench.procedure import count, summary
 from browser import run_outside
 from gpt2web import GPT2CausalLM, GPT2Config
+from gpt2web.convert.__main__ import main as convert
 from gpt2web.gpu import Device
+from gpt2web.precision import PRECISIONS
 
 LAYERS = 6  # of stories
 COUNTS = {
@@ -183,10 +186,19 @@ def test_precisions_are_measured_as_the_library_scores_a_text(devices: list[Devi
     assert found["tokens"] == len(losses) > 100
     assert rows["int4"]["perplexity"] == pytest.approx(exp(np.mean(losses)), rel=1e-5)
     assert rows["f32"]["divergence"] == 0 and 1e-3 < rows["int4"]["divergence"] < 0.1
-    file = report.ROOT / "web/models/stories/model.safetensors"  # with its header
-    stored = precision.stored_bytes(GPT2Config.from_preset("stories"), "f16")
-    assert 0 < file.stat().st_size - stored < 10_000
     assert rows["f32"]["bytes"]["weights"] > 5 * rows["int4"]["bytes"]["weights"]
+
+
+@pytest.mark.parametrize("kept", PRECISIONS)
+def test_what_a_folder_is_said_to_take_is_what_the_converter_writes(
+    kept: str, tmp_path: Path
+) -> None:
+    stories = report.ROOT / "web/models/stories"
+    assert convert([str(stories), "--precision", kept, "--out", str(tmp_path)]) == 0
+    (folder,) = tmp_path.iterdir()
+    written = sum(path.stat().st_size for path in folder.glob("model*"))
+    counted = precision.stored_bytes(GPT2Config.from_preset("stories"), kept)
+    assert 0 < written - counted < 10_000  # a header
 
 
 def test_the_held_out_text_is_whole_stories() -> None:
