@@ -327,6 +327,75 @@ def test_every_field_and_button_has_a_name(writer: Page) -> None:
     assert all(name.strip() for name in buttons.all_inner_texts())
 
 
+# --- how a load goes, in words ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def asleep(quick_browser: Browser, server: TestServer) -> Iterator[Page]:
+    """The page without its program."""
+    page = quick_browser.new_page()
+    page.route("**/app.js", lambda route: route.abort())
+    page.goto(server.url)
+    yield page
+    page.context.close()
+
+
+@pytest.mark.browser
+def test_amounts_are_written_as_a_reader_would(asleep: Page) -> None:
+    sizes, durations = asleep.evaluate("""async () => {
+      const { size, duration } = await import("./show.js");
+      const bytes = [95504, 11778392, 548105171, 6231500000];
+      return [bytes.map(size), [0.2, 47, 125, 8000].map(duration)];
+    }""")
+    assert sizes == ["96 kB", "11.8 MB", "548 MB", "6.2 GB"]
+    assert durations == ["1 s", "47 s", "2 min", "2.2 h"]
+
+
+@pytest.mark.browser
+def test_a_download_says_how_far_it_is_how_fast_and_how_long_it_takes(asleep: Page) -> None:
+    said = asleep.evaluate("""async () => {
+      const { LoadProgress } = await import("./progress.js");
+      const { Download } = await import("./gpt2web.js");
+      let now = 0;
+      performance.now = () => now;
+      const text = (id) => document.getElementById(id).textContent;
+      const said = () => ["loading-label", "loading-pace", "pause", "status"].map(text);
+      const heard = [];
+      const progress = new LoadProgress(new Download(), () => heard.push("cancelled"));
+      const show = (done, notice = null) =>
+        progress.show({ stage: "download", done, total: 78e6, stored: 31e6, notice });
+      show(31e6);
+      for (let second = 1; second <= 9; second++) {
+        now = 1000 * second;
+        show(31e6 + (second < 5 ? 1e6 : 1e6 + 2e6 * (second - 5))); // 2 MB/s in the last seconds
+      }
+      heard.push(said());
+      document.getElementById("pause").click();
+      heard.push(said());
+      document.getElementById("pause").click();
+      now += 100_000; // no part of the rate
+      show(40e6);
+      now += 1000;
+      show(43e6, "No room.");
+      heard.push(said(), text("loading-notice"));
+      progress.show({ stage: "prepare", done: 0, total: 0 });
+      heard.push(said(), document.getElementById("pause").hidden);
+      document.getElementById("cancel-load").click();
+      return heard;
+    }""")
+    running, paused, again, notice, prepare, hidden, cancelled = said
+    assert running[:3] == [
+        "Downloading: 40.0 MB of 78.0 MB",
+        "1.6 MB/s, about 24 s left; 31.0 MB was here already",
+        "Pause",
+    ]
+    assert running[3] == "Downloaded 50 %."
+    assert paused[1:] == ["Paused", "Resume", "The download is paused."]
+    assert again[1] == "3.0 MB/s, about 12 s left; 31.0 MB was here already"
+    assert (notice, prepare[0], prepare[1], hidden) == ("No room.", "Preparing to write", "", True)
+    assert cancelled == "cancelled"
+
+
 # --- the model panel: what there is, what a load takes, what is kept ----------------------------
 
 

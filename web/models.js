@@ -51,7 +51,10 @@ async function start(choice) {
   current = choice;
   const mine = (loading = new AbortController());
   const download = new Download();
-  const progress = new LoadProgress(download, () => cancel(mine, choice));
+  const progress = new LoadProgress(download, () => {
+    progress.end();
+    cancel(mine, choice);
+  });
   choose(choice);
   applyDefaults(choice, mine.signal);
   const onProgress = (news) => {
@@ -84,7 +87,6 @@ async function start(choice) {
 function cancel(mine, choice) {
   mine.abort();
   loading = current = null;
-  $("loading").hidden = true;
   const kept = choice === OWN ? "" : " What was downloaded so far is kept.";
   const again = { label: "Load it after all", run: () => start(choice) };
   tell.failed({ message: `Loading was cancelled.${kept}`, again, calm: true });
@@ -102,6 +104,7 @@ async function list() {
   const chosen = $("model").value;
   $("model").replaceChildren(...options);
   $("model").value = chosen;
+  if ($("model").value !== chosen) $("model").selectedIndex = 0; // it is not there any more
   showChoice();
 }
 
@@ -223,6 +226,7 @@ function takeDrops() {
   document.addEventListener("dragleave", (event) => {
     if (event.relatedTarget === null) mark(false); // it has left the window
   });
+  document.addEventListener("pointermove", () => mark(false)); // silent while a drag lasts, however it ends
   document.addEventListener("drop", (event) => {
     mark(false);
     if (!hasFiles(event)) {

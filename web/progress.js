@@ -22,6 +22,7 @@ export class LoadProgress {
     this.#download = download;
     $("pause").onclick = () => this.#pauseOrResume();
     $("cancel-load").onclick = cancel;
+    $("pause").textContent = "Pause";
     $("loading").hidden = false;
     $("loading-notice").textContent = "";
     this.show({ stage: "runtime", done: 0, total: 0 });
@@ -80,6 +81,5 @@ export class LoadProgress {
 
   end() {
     $("loading").hidden = true;
-    $("pause").textContent = "Pause";
   }
 }
