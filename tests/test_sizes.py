@@ -52,6 +52,7 @@ def examine(device, config, precision="f32"):
         ("llvmpipe", 1280, "f16"),
         ("llvmpipe", 1600, "int4"),
         ("SwiftShader", 768, "int8"),
+        ("SwiftShader", 1024, "int4"),
     ],
 )
 def test_a_width_of_gpt2_computes_what_numpy_does_with_every_matrix_in_parts(
