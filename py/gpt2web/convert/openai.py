@@ -64,8 +64,9 @@ def prefix_in(state: str) -> str:
     >>> prefix_in('model_checkpoint_path: "/models/124M/model-500"')
     'model-500'
     """
-    found = re.search(r'^model_checkpoint_path:\s*"([^"\n]*)"', state, re.M)
-    return re.split(r"[/\\]", found[1])[-1] if found else PREFIX
+    path = r'^model_checkpoint_path:\s*"(?:[^"\n]*[/\\])?([^"/\\\n]{1,60})"'
+    found = re.search(path, state, re.M)
+    return found[1] if found else PREFIX
 
 
 def data_file(prefix: str, shard: int, shards: int) -> str:

@@ -18,6 +18,8 @@ MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 COMPRESSIONS = {1: "Snappy", 2: "zlib"}
 TYPES = {1: "F32", 14: "BF16", 19: "F16"}  # of tensorflow/core/framework/types.proto
 MAX_SHARDS = 10_000
+MAX_NAME_BYTES = 1000  # names grow out of the one before: a few bytes could ask for gigabytes
+MAX_TENSORS = 100_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,11 @@ def read_index(where: str, data: bytes) -> tuple[int, dict[str, Entry]]:
     """The number of data files, and every tensor by name. CheckpointError: not such an index, a
     block that is compressed or whose checksum is wrong, big-endian values."""
     try:
-        table = dict(_table(where, data))
+        table: dict[bytes, bytes] = {}
+        for name, value in _table(where, data):
+            if len(table) == MAX_TENSORS:
+                raise ValueError(f"over {MAX_TENSORS:,} tensors")
+            table[name] = value
         header = _message(table.pop(b"", b""))
         shards, endianness = _number(header, 1), _number(header, 2)
         entries = {name.decode("utf-8"): _entry(value) for name, value in table.items()}
@@ -65,7 +71,11 @@ def _table(where: str, data: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = 0
     for _ in range(2):  # the handle of the metaindex, which is not needed
         _, at = _varint(footer, at)
+    left = len(data)
     for _, handle in _block(where, data, footer, at):
+        left -= _varint(handle, _varint(handle, 0)[1])[0]
+        if left < 0:  # one block would be read again and again
+            raise ValueError("its blocks overlap")
         yield from _block(where, data, handle, 0)
 
 
@@ -101,6 +111,8 @@ def _block(where: str, data: bytes, handle: bytes, at: int) -> Iterator[tuple[by
         length, at = _varint(block, at)
         if at + unshared + length > limit or shared > len(key):
             raise ValueError("an entry reaches over its block's end")
+        if shared + unshared > MAX_NAME_BYTES:
+            raise ValueError(f"a name of {shared + unshared} bytes")
         key = key[:shared] + block[at : at + unshared]
         at += unshared + length
         yield key, block[at - length : at]

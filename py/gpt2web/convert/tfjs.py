@@ -15,13 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from gpt2web.arguments import shown
 from gpt2web.checkpoint import tensor_shapes
-from gpt2web.config import GPT2Config
+from gpt2web.config import MAX_SIZE, GPT2Config
 from gpt2web.convert.source import Floats, JoinedFiles, Span
 from gpt2web.safetensors import CheckpointError
 
 MODEL_FILE = "model.json"
-SHARD_NAME = re.compile(r"(?:\./)?([A-Za-z0-9][A-Za-z0-9._-]*)")
+SHARD_NAME = re.compile(r"(?:\./)?([A-Za-z0-9][A-Za-z0-9._-]{0,127})")
+MAX_NAME = 1000  # characters of a tensor's name
+MAX_AXES = 8
+MAX_F32 = 3.4028235e38
 QUANTISED = {"uint8": "U8", "uint16": "U16", "float16": "F16"}
 OTHER_BYTES = {"int32": 4, "bool": 1}  # a value's, of tensors that are no weights
 SIZES = ("vocabulary_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim")
@@ -59,8 +63,10 @@ def plain_name(name: str) -> str | None:
     >>> plain_name("gpt2_backbone/transformer_layer_3/self_attention/key/kernel")
     'h.3.attn.c_attn.weight/1'
     """
+    if len(name) > MAX_NAME:
+        return None
     name = name.removesuffix(":0")
-    block = re.fullmatch(r"(?:.*/)?transformer_layer_(\d+)/(.*)", name)
+    block = re.fullmatch(r"(?:.*/)?transformer_layer_([0-9]{1,4})/(.*)", name)
     if block:
         found = BLOCK.get(block[2])
         return found and f"h.{int(block[1])}.{found}"
@@ -102,7 +108,7 @@ def read_model(where: str, model: object) -> list[tuple[list[str], list[Any]]]:
     if not isinstance(groups, list) or not groups:
         raise CheckpointError(
             f"{where}: wanted a TensorFlow.js model, with a list of groups as weightsManifest, got "
-            f"{groups!r:.60}"
+            f"{shown(groups)}"
         )
     found = []
     for group in groups:
@@ -112,12 +118,12 @@ def read_model(where: str, model: object) -> list[tuple[list[str], list[Any]]]:
                 if len(names) < len(paths) or not all(names):
                     raise CheckpointError(
                         f"{where}: wanted plain names of files beside it as paths, got "
-                        f"{paths!r:.80}"
+                        f"{shown(paths)}"
                     )
                 found.append(([name[1] for name in names if name], weights))
             case _:
                 raise CheckpointError(
-                    f"{where}: wanted groups with paths and weights, got {group!r:.80}"
+                    f"{where}: wanted groups with paths and weights, got {shown(group)}"
                 )
     return found
 
@@ -189,13 +195,13 @@ def _span(
 ) -> tuple[str, str, Span | None]:
     """A weight's name, type and place, which is None for what is no weight (int32, bool)."""
     match weight:
-        case {"name": str(name), "shape": [*shape], "dtype": str(dtype), **more} if all(
-            type(size) is int and size > 0 for size in shape
-        ):
+        case {"name": str(name), "shape": [*shape], "dtype": str(dtype), **more} if len(
+            shape
+        ) <= MAX_AXES and all(type(size) is int and 0 < size <= MAX_SIZE for size in shape):
             pass
         case _:
             raise CheckpointError(
-                f"{where}: wanted weights with name, shape and dtype, got {weight!r:.80}"
+                f"{where}: wanted weights with name, shape and dtype, got {shown(weight)}"
             )
     match more.get("quantization"):
         case None if dtype == "float32":
@@ -208,13 +214,13 @@ def _span(
             "dtype": "uint8" | "uint16" as steps,
             "scale": int() | float() as scale,
             "min": int() | float() as smallest,
-        } if dtype == "float32":
+        } if dtype == "float32" and all(abs(step) <= MAX_F32 for step in (scale, smallest)):
             span = Span(file, offset, QUANTISED[steps], tuple(shape), scale, smallest)
             return name, dtype, span
         case quantization:
             raise CheckpointError(
                 f"{where}: tensor {name}: wanted float32, as it is or as uint8, uint16 (with scale "
-                f"and min) or float16, got {dtype} with quantization {quantization!r:.80}"
+                f"and min) or float16, got {dtype} with quantization {shown(quantization)}"
             )
 
 
