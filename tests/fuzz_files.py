@@ -40,7 +40,7 @@ else:
     from gpt2web.safetensors import MAX_MESSAGE, CheckpointError
 
 SECONDS = 1.0
-MEGABYTES = 100
+MEGABYTES = 130  # what MAX_JSON_VALUES allows
 HANGS = 20  # seconds of processor time after which a case is broken off
 CASE_BYTES = 48  # of decisions
 CONTROLS = 500  # cases between two readings of the unchanged folders
@@ -191,12 +191,8 @@ def fuzz_guided(fuzzer: Fuzzer, minutes: float, seed: int) -> None:
             shutil.rmtree(fuzzer.path)
             os._exit(bool(fuzzer.found))
 
-    options = [
-        f"-seed={seed + 1}",
-        f"-max_len={CASE_BYTES + 1}",
-        "-rss_limit_mb=4096",
-        "-verbosity=0",
-    ]
+    lengths = [f"-max_len={CASE_BYTES + 1}", "-len_control=0"]
+    options = [f"-seed={seed + 1}", *lengths, "-rss_limit_mb=4096", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *options], one)
     atheris.Fuzz()
 

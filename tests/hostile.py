@@ -535,7 +535,7 @@ def change_lines(choices: Choices, text: bytes) -> bytes:
                 lines.insert(at, f"{choices.pick(HOSTILE_TEXTS)} {choices.pick(HOSTILE_TEXTS)}")
             case _:
                 if choices.below(16) == 15:
-                    count = choices.pick((1000, 262_000, 3_000_000))
+                    count = choices.pick((1000, 159_000, 3_000_000))
                     lines += [f"{n % 997} x" for n in range(count)]
                 lines.reverse()
         lines = lines or [""]

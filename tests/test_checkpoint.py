@@ -427,7 +427,7 @@ def test_a_file_of_another_kind_is_refused(folder, start, hint):
     (folder / FILE).write_bytes(start * 40)
     message = refusal(folder)
     assert f"tiny/{FILE} is not a safetensors file" in message
-    assert "at most 16000000 are allowed" in message and hint in message
+    assert "at most 8000000 are allowed" in message and hint in message
 
 
 @pytest.mark.parametrize(

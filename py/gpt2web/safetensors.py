@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from gpt2web.arguments import shown
 
 BYTES_PER_VALUE = {"F32": 4, "F16": 2, "BF16": 2}  # what a model's weights may be
-MAX_HEADER_BYTES = 16_000_000  # GPT-2 XL's has 60,000; the format allows 100 MB
+MAX_HEADER_BYTES = 8_000_000  # GPT-2 XL's has 60,000; the format allows 100 MB
 MAX_TEXT_BYTES = 16_000_000  # of a model's text files; the largest known, tokenizer.json, is 3.6 MB
-MAX_JSON_VALUES = 1_000_000  # in one text: 100 MB of Python objects; GPT-2's tokenizer has 250,000
+MAX_JSON_VALUES = 500_000  # in one text: 130 MB of Python objects; GPT-2's tokenizer has 250,000
 MAX_MESSAGE = 600  # characters
 SKIP_BYTES = 1 << 20  # piece size for reading over what nobody wants
 

@@ -17,7 +17,7 @@ from gpt2web.safetensors import CheckpointError, parse_json
 from gpt2web.tokenizer import END_OF_TEXT, GPT2Tokenizer
 from gpt2web.vocabulary import read_merges, vocabulary_of_merges
 
-MAX_RULES = 2**18  # merges; the largest vocabularies have 256,000 tokens
+MAX_RULES = 160_000  # merges; mGPT, which has most, has 100,000
 MAX_ADDED = 5_000  # tokens that a text is searched for, each at each place
 
 # What a byte-level BPE of GPT-2's kind says in model and pre_tokenizer; missing is as the first.
