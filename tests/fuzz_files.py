@@ -193,6 +193,7 @@ def fuzz_guided(fuzzer: Fuzzer, minutes: float, seed: int) -> None:
 
     lengths = [f"-max_len={CASE_BYTES + 1}", "-len_control=0"]
     options = [f"-seed={seed + 1}", *lengths, "-rss_limit_mb=4096", "-verbosity=0"]
+    options += [f"-artifact_prefix={fuzzer.path}/", "-report_slow_units=1000"]
     atheris.Setup([sys.argv[0], *options], one)
     atheris.Fuzz()
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from gpt2web.arguments import shown
 from gpt2web.checkpoint import tensor_shapes
-from gpt2web.config import MAX_SIZE, GPT2Config
+from gpt2web.config import GPT2Config
 from gpt2web.convert.source import Floats, JoinedFiles, Span
+from gpt2web.manifest import MAX_NUMBER
 from gpt2web.safetensors import CheckpointError
 
 MODEL_FILE = "model.json"
@@ -197,7 +198,7 @@ def _span(
     match weight:
         case {"name": str(name), "shape": [*shape], "dtype": str(dtype), **more} if len(
             shape
-        ) <= MAX_AXES and all(type(size) is int and 0 < size <= MAX_SIZE for size in shape):
+        ) <= MAX_AXES and all(type(size) is int and 0 < size <= MAX_NUMBER for size in shape):
             pass
         case _:
             raise CheckpointError(
