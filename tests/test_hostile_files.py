@@ -470,9 +470,9 @@ def test_weights_that_are_no_numbers_are_refused_by_tensor(folder, adapter, devi
 # ---- the fuzzer itself ---------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def fuzzer(tmp_path_factory):
-    return fuzz_files.Fuzzer(tmp_path_factory.mktemp("fuzz"))
+@pytest.fixture
+def fuzzer(tmp_path):
+    return fuzz_files.Fuzzer(tmp_path)
 
 
 def test_the_fuzzer_finds_nothing_in_a_few_cases(fuzzer, monkeypatch):
