@@ -41,8 +41,8 @@ def from_merges(
     where: str, merges: str, vocabulary: str | None, added: str | None
 ) -> GPT2Tokenizer:
     """The tokenizer of merges.txt, vocab.json and added_tokens.json, as texts."""
-    rules = merges.splitlines()
-    _limit(f"{where}/merges.txt", "merges", len(rules), MAX_RULES)
+    _limit(f"{where}/merges.txt", "merges", merges.count("\n"), MAX_RULES)
+    rules = merges.split("\n")
     try:
         pairs = read_merges(rules)
     except ValueError as error:
