@@ -16,6 +16,7 @@ from adapters import ADAPTERS
 from gpt2web import GPT2CausalLM
 from gpt2web.config import MAX_LAYERS, MAX_SIZE
 from gpt2web.convert.crc32c import crc32c, masked
+from gpt2web.convert.forms import LocalPlace, find_form, prefix_of
 from gpt2web.convert.tf_bundle import MAGIC, read_index
 from gpt2web.precision import is_matrix, matrix_shape, packed_name, word_rows
 from gpt2web.safetensors import MAX_JSON_VALUES, MAX_MESSAGE, CheckpointError, parse_json
@@ -311,6 +312,18 @@ def test_an_index_names_plain_files_beside_it(folder, name):
     folder.put("sharded")
     folder.change(hostile.INDEX_FILE, lambda index: index["weight_map"].update(wte=name))
     assert "tensor wte: wanted the name of a .safetensors file beside" in folder.refusal()
+    fetched = find_form(LocalPlace(folder.path)).files  # under these names they are written
+    assert fetched == tuple(sorted(f for f in WHOLE["sharded"] if f.endswith(".safetensors")))
+
+
+@pytest.mark.parametrize("path", ["..", "../..", "/etc/passwd", "C:model", "..\\model", "x" * 300])
+def test_a_state_file_names_a_plain_prefix(folder, path):
+    folder.put("openai")
+    (folder.path / "checkpoint").write_text(f'model_checkpoint_path: "{path}"\n')
+    prefix = prefix_of(LocalPlace(folder.path))
+    assert not set(prefix) & set('/\\:"') and len(prefix) < 100
+    if prefix != "model.ckpt":
+        assert f"tiny/{prefix}.index is missing" in folder.refusal()
 
 
 @pytest.mark.parametrize("file", ["config.json", "merges.txt", "model.safetensors"])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gpt2web.checkpoint import INDEX_FILE, SINGLE_FILE, LocalFolder
+from gpt2web.checkpoint import INDEX_FILE, SHARD_NAME, SINGLE_FILE, LocalFolder
 from gpt2web.config import GPT2Config
 from gpt2web.convert.hugging_face import open_hugging_face
 from gpt2web.convert.model_folder import TEXT_FILES, texts_to_list
@@ -143,7 +143,7 @@ def find_form(place: Place) -> Form:
 
 
 def is_shard_name(name: object) -> bool:
-    return isinstance(name, str) and name.endswith(".safetensors") and "/" not in name
+    return isinstance(name, str) and SHARD_NAME.fullmatch(name) is not None
 
 
 def prefix_of(place: Place) -> str:

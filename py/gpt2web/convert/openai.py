@@ -64,7 +64,7 @@ def prefix_in(state: str) -> str:
     >>> prefix_in('model_checkpoint_path: "/models/124M/model-500"')
     'model-500'
     """
-    path = r'^model_checkpoint_path:\s*"(?:[^"\n]*[/\\])?([^"/\\\n]{1,60})"'
+    path = r'^model_checkpoint_path:\s*"(?:[^"\n]*[/\\])?([^"/\\:\n]{1,60})"'
     found = re.search(path, state, re.M)
     return found[1] if found else PREFIX
 
