@@ -651,7 +651,8 @@ def test_wrong_arguments_are_refused(whole_page, call) -> None:
     wanted = {
         "load": "TypeError: The option download must be a Download, not object.",
         "removeModel": "LoadError: models/no-such-model/manifest.json could not be fetched: "
-        "the server answered 404.",
+        "the server answered 404. Look whether the name is right, and whether the whole folder is "
+        "there as it was built.",
     }
     assert error == wanted[call.partition("(")[0]]
 

@@ -639,7 +639,8 @@ HELPERS = """async (address) => {
   };
   window.problem = async (call) => {
     try { await call(); } catch (error) {
-      return { name: error.name, message: error.message, isTypeError: error instanceof TypeError };
+      const { name, code, message } = error;
+      return { name, code, message, isTypeError: error instanceof TypeError };
     }
     return null;
   };
@@ -778,6 +779,7 @@ def test_bad_input_is_one_clear_error_and_the_next_call_works(
     assert words in problem["message"]
     assert "Traceback" not in problem["message"] and "\n" not in problem["message"]
     assert problem["isTypeError"] == (name == "TypeError")
+    assert problem["code"] == ("prompt-too-long" if words == "384" else "option-invalid")
     assert other_page.evaluate('() => collect(lm.generate("a", { maxNewTokens: 1 }))')
 
 
@@ -827,9 +829,10 @@ def test_a_load_can_be_given_up_and_a_closed_model_says_so(other_page: Page) -> 
     }""")
     given, missing, running, later = result
     assert given["name"] == "AbortError"
-    assert missing["name"] == "CheckpointError"
+    assert (missing["name"], missing["code"]) == ("CheckpointError", "checkpoint-missing")
     assert "no-such-model" in missing["message"]
     assert running["name"] == later["name"] == "ClosedError"
+    assert running["code"] == later["code"] == "closed"
     # Closing ends the worker, and loads that fail leave none behind; Playwright hears of it later.
     for _ in range(100):
         if len(other_page.workers) < workers:

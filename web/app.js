@@ -180,9 +180,9 @@ function saySentences(text, spoken) {
 
 /** An error of generate. For a prompt that the context can't hold, also a way to go on. */
 async function showPromptProblem(error, prompt) {
-  const ids = error.name === "ValueError" ? await lm.tokenize(prompt).catch(() => []) : [];
+  const ids = error.code === "prompt-too-long" ? await lm.tokenize(prompt).catch(() => []) : [];
   const context = lm?.info.context;
-  if (!lm || ids.length + 1 < context) return showProblem({ error, message: error.message });
+  if (!lm || ids.length === 0) return showProblem({ error, message: error.message });
   const kept = Math.floor(context * 0.75); // the rest is for the continuation
   const message =
     `The prompt has ${whole(ids.length)} tokens, and the model’s context holds ${whole(context)}, ` +

@@ -8,8 +8,9 @@
 
 import "./hash-wasm/sha256.umd.min.js"; // makes globalThis.hashwasm
 import { ChunkReader } from "./chunk_reader.js";
+import { failure } from "./errors.js";
 import { MemoryStore, loadLock, openStores } from "./store.js";
-import { failure, request } from "./transfer.js";
+import { broken, request, wrong } from "./transfer.js";
 
 const AT_ONCE = 4; // files
 const AHEAD = 4; // files that are in memory, where they can't be kept, before the GPU takes them
@@ -168,6 +169,7 @@ class Download {
           "CheckpointError",
           `${where} could not be read back from this browser's storage: wanted SHA-256 ` +
             `${shard.sha256}, got ${got}. Delete the model here and load it again.`,
+          "storage-damaged",
         );
       }
       await this.#memory.remove(shard.sha256);
@@ -274,7 +276,7 @@ class Download {
   /** Requests until all bytes are here and their hash is right. Returns false when paused. */
   async #receiveAll(coming) {
     const { shard, hash } = coming;
-    let wrong = null; // what came instead of the file
+    let instead = null; // what came, not the file
     let most = coming.part.length; // bytes, so far: what counts as progress
     let tries = 0; // without progress
     for (;;) {
@@ -287,7 +289,7 @@ class Download {
       } catch (error) {
         this.#closing.signal.throwIfAborted(); // with what ended it all, perhaps another file's error
         if (error.name === "Paused") return false;
-        if (error.name === "CheckpointError") throw this.#refusal(shard, error.message);
+        if (error.name === "CheckpointError") throw this.#refusal(shard, error);
         if (error.name === "BrokenTransfer") {
           if (coming.part.length > most) tries = 0;
           most = Math.max(most, coming.part.length);
@@ -299,8 +301,8 @@ class Download {
         got = error.message;
       }
       await this.#restart(coming);
-      if (wrong) throw this.#wrongFile(shard, got);
-      wrong = got;
+      if (instead) throw this.#wrongFile(shard, got);
+      instead = got;
       most = 0;
     }
   }
@@ -314,13 +316,13 @@ class Download {
     if (from !== coming.part.length) await this.#restart(coming);
     for await (const chunk of chunks) {
       if (coming.part.length + chunk.length > shard.bytes) {
-        throw failure("WrongFile", `more than ${whole(shard.bytes)} bytes`);
+        throw wrong(`more than ${whole(shard.bytes)} bytes`);
       }
       await this.#append(coming, chunk);
       hash.update(chunk);
       this.#note(shard, coming.part.length);
     }
-    if (coming.part.length < shard.bytes) throw failure("BrokenTransfer", "the server ended it early");
+    if (coming.part.length < shard.bytes) throw broken("the server ended it early");
   }
 
   async #append(coming, chunk) {
@@ -416,21 +418,22 @@ class Download {
 
   // ---- What went wrong ----
 
-  #refusal({ file }, message) {
-    return failure("CheckpointError", `${this.#name}/${file}: ${message}. ${AGAIN}`);
+  #refusal({ file }, { message, code }) {
+    return failure("CheckpointError", `${this.#name}/${file}: ${message}. ${AGAIN}`, code);
   }
 
   #brokenFor({ shard, part }, { message }, tries) {
     const came = `${whole(part.length)} of ${whole(shard.bytes)} bytes are here`;
     const what = `${message}; ${came} after ${tries} tries. They stay, and the download goes on from there`;
     const way = "Look whether the network and the server are there, and load the model again.";
-    return failure("CheckpointError", `${this.#name}/${shard.file} could not be fetched: ${what}. ${way}`);
+    const told = `${this.#name}/${shard.file} could not be fetched: ${what}. ${way}`;
+    return failure("CheckpointError", told, "download-broken");
   }
 
   #wrongFile({ file, sha256 }, got) {
     const what = `wanted SHA-256 ${sha256}, got ${got}, twice; nothing of it is kept`;
     const message = `is not the file that manifest.json lists: ${what}. ${AGAIN}`;
-    return failure("CheckpointError", `${this.#name}/${file} ${message}`);
+    return failure("CheckpointError", `${this.#name}/${file} ${message}`, "download-refused");
   }
 }
 
@@ -485,7 +488,7 @@ class JoinedStream {
   async #advance() {
     if (this.#next === this.#shards.length) {
       const message = `The weights end after ${whole(this.size)} bytes, and more were wanted.`;
-      throw failure("CheckpointError", `${message} Convert the model again.`);
+      throw failure("CheckpointError", `${message} Convert the model again.`, "checkpoint-damaged");
     }
     const number = this.#next++;
     this.#rest = await this.#take(number, this.#buffer.subarray(0, this.#shards[number].bytes));

@@ -19,9 +19,10 @@
 //   {type: "cancel", id}                      (that generation ends with a "cancelled" piece)
 //   {type: "tokenize", id, text}              {type: "result", id, value}
 //   {type: "detokenize", id, ids}             {type: "result", id, value}
-// Instead of the last answer there may be     {type: "error", id, error: {name, message, detail}}
+// Instead of the last answer there may be     {type: "error", id, error: {name, code, message, detail}}
 // Not about one message: {type: "ready"}, once, and {type: "broken", message} when all is over.
 
+import { failure, invalid } from "./errors.js";
 import { wholeModel } from "./own_files.js";
 
 export { keepOffline, models, removeModel } from "./stored.js";
@@ -62,7 +63,8 @@ const OPTIONS = {
  * @param {Download} [options.download]  to pause and resume the download with
  * @returns {Promise<Model>}
  * @throws {Error} with name DeviceError (no WebGPU, no adapter), CheckpointError (no such model, a
- *   damaged one, or one that can't be fetched), LoadError (a damaged copy of this folder)
+ *   damaged one, or one that can't be fetched), LoadError (a damaged copy of this folder). `code` says
+ *   what can be done, here and in all other methods: see docs/errors.md
  */
 export async function load(name, options = {}) {
   const names = ["onProgress", "signal", "precision", "files", "download"];
@@ -70,10 +72,10 @@ export async function load(name, options = {}) {
   const own = files ? wholeModel([...files]) : null;
   const model = name === undefined ? (own?.name ?? "stories") : name;
   if (typeof model !== "string") {
-    throw new TypeError(`The model's name must be a string, not ${kind(model)}.`);
+    throw invalid(`The model's name must be a string, not ${kind(model)}.`);
   }
   if (download !== undefined && !(download instanceof Download)) {
-    throw new TypeError(`The option download must be a Download, not ${kind(download)}.`);
+    throw invalid(`The option download must be a Download, not ${kind(download)}.`);
   }
   signal?.throwIfAborted();
   const link = new Link();
@@ -144,7 +146,7 @@ class Model {
    */
   generate(prompt, options = {}) {
     if (typeof prompt !== "string") {
-      throw new TypeError(`The prompt must be a string, not ${kind(prompt)}.`);
+      throw invalid(`The prompt must be a string, not ${kind(prompt)}.`);
     }
     const { signal, ...rest } = known(options, ["signal", ...Object.keys(OPTIONS)], "generate");
     const named = {};
@@ -167,7 +169,7 @@ class Model {
   /** Ends the worker and frees the GPU. What was still going on fails with a ClosedError. */
   close() {
     const message = "The model was closed. Load it again to go on.";
-    this.#link.close(failure({ name: "ClosedError", message }));
+    this.#link.close(failure("ClosedError", message, "closed"));
   }
 }
 
@@ -237,7 +239,7 @@ class Generation {
       this.#pieces.push(...message.pieces);
       if (message.pieces.at(-1)?.finishReason) this.#end();
     } else if (message.type === "error") {
-      this.#error = failure(message.error);
+      this.#error = received(message.error);
       this.#end();
     }
     this.#answer();
@@ -304,7 +306,7 @@ class Link {
       const id = this.send(message, ({ type, id: _, value, error, ...progress }) => {
         if (type === "progress") return onProgress?.(progress);
         this.forget(id);
-        if (type === "error") reject(failure(error));
+        if (type === "error") reject(received(error));
         else resolve(value);
       });
     });
@@ -329,29 +331,29 @@ class Link {
       for (const waiting of early) this.#worker.postMessage(waiting);
     } else if (message.type === "broken") {
       const way = "Reload the page; if that does not help, this copy of gpt2web is damaged.";
-      this.close(failure({ name: "LoadError", message: `The worker failed: ${message.message}. ${way}` }));
+      this.close(failure("LoadError", `The worker failed: ${message.message}. ${way}`, "runtime-damaged"));
     } else {
       this.#handlers.get(message.id)?.(message);
     }
   }
 }
 
-/** An Error under the name it had in the worker; `detail` has the traceback there, for developers. */
-function failure(error) {
+/** What the worker tells of an error, as an Error; `detail` has the traceback there, for developers. */
+function received(error) {
   if (!error || error instanceof Error || error instanceof DOMException || !error.name) return error;
-  const made = error.name === "TypeError" ? new TypeError(error.message) : new Error(error.message);
-  made.name = error.name;
-  if (error.detail) made.detail = error.detail;
+  const { name, code, message, detail } = error;
+  const made = name === "TypeError" ? invalid(message) : failure(name, message, code);
+  if (detail) made.detail = detail;
   return made;
 }
 
 function known(options, names, method) {
   if (typeof options !== "object" || options === null) {
-    throw new TypeError(`The options of ${method} must be an object, not ${kind(options)}.`);
+    throw invalid(`The options of ${method} must be an object, not ${kind(options)}.`);
   }
   const unknown = Object.keys(options).find((key) => !names.includes(key));
   if (unknown === undefined) return options;
-  throw new TypeError(`${method} has no option "${unknown}". Its options are ${names.join(", ")}.`);
+  throw invalid(`${method} has no option "${unknown}". Its options are ${names.join(", ")}.`);
 }
 
 function kind(value) {

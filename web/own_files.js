@@ -1,6 +1,8 @@
 // own_files.js: the reader's own files: which were dropped or picked, and which of them make a model.
 // A file's bytes are never read here: the worker reads slices of it.
 
+import { failure } from "./errors.js";
+
 const WANTED = "config.json, merges.txt (or tokenizer.json) and the weights as .safetensors";
 const INDEX = "model.safetensors.index.json";
 const MOST_FILES = 1000;
@@ -54,7 +56,7 @@ export function wholeModel(files) {
     folders.get(folder).set(name, file);
   }
   const models = [...folders].filter(([, inside]) => [...inside.keys()].some(isWeights));
-  if (models.length === 0) throw refusal(noWeights([...folders.values()].flatMap((inside) => [...inside.keys()])));
+  if (models.length === 0) throw noWeights([...folders.values()].flatMap((inside) => [...inside.keys()]));
   if (models.length > 1) {
     const where = list(models.map(([folder]) => folder || "no folder"));
     throw refusal(`There is more than one model here, in ${where}: drop or choose one of them.`);
@@ -105,7 +107,8 @@ function noWeights(names) {
     ? `${other} holds weights in another form: save them as safetensors, as save_pretrained of Transformers does.`
     : "Drop or choose them together.";
   const got = names.length > 0 ? some(names) : "no file";
-  return `There are no weights among these files: wanted ${WANTED}, got ${got}. ${way}`;
+  const message = `There are no weights among these files: wanted ${WANTED}, got ${got}. ${way}`;
+  return refusal(message, other && "checkpoint-unsupported");
 }
 
 function split(path) {
@@ -122,6 +125,6 @@ function list(names) {
   return names.length < 2 ? names.join() : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;
 }
 
-function refusal(message) {
-  return Object.assign(new Error(message), { name: "CheckpointError" });
+function refusal(message, code = "checkpoint-missing") {
+  return failure("CheckpointError", message, code);
 }

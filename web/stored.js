@@ -1,5 +1,6 @@
 // stored.js: which models there are, and what of them this browser keeps. Exported by gpt2web.js.
 
+import { failure, fetchOwn } from "./errors.js";
 import { loadLock, openStores } from "./store.js";
 
 const here = new URL("./", import.meta.url);
@@ -32,7 +33,7 @@ export async function removeModel(name) {
   } catch (error) {
     if (error.name !== "TimeoutError") throw error;
     const message = `${name} is being loaded, here or in another tab: end that, and delete it then.`;
-    throw named("BusyError", message);
+    throw failure("BusyError", message, "busy");
   }
 }
 
@@ -58,16 +59,13 @@ function folderOf(name) {
   return new URL(`models/${name}/`, here).href;
 }
 
-async function fetchJson(path) {
-  const response = await fetch(new URL(path, here), { cache: "no-cache" });
-  if (response.ok) return response.json();
-  const message = `${path} could not be fetched: the server answered ${response.status}.`;
-  throw named("LoadError", message);
+async function fetchJson(path, missing) {
+  return (await fetchOwn(new URL(path, here), path, { missing, cache: "no-cache" })).json();
 }
 
 /** A model's files, {file, bytes, sha256} each. */
 async function filesOf(name) {
-  const { files, weights } = await fetchJson(`models/${name}/manifest.json`);
+  const { files, weights } = await fetchJson(`models/${name}/manifest.json`, "checkpoint-missing");
   return [...files, ...weights];
 }
 
@@ -85,8 +83,4 @@ function storedOf(files, sizes) {
     stored += Math.min(bytes, whole === bytes ? whole : part);
   }
   return stored;
-}
-
-function named(name, message) {
-  return Object.assign(new Error(message), { name });
 }

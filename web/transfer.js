@@ -5,12 +5,12 @@
 // the file, and "CheckpointError" where there is no use in asking again.
 
 import { ChunkReader } from "./chunk_reader.js";
+import { failure } from "./errors.js";
 
 const CHUNK_BYTES = 1 << 18;
 
-export function failure(name, message) {
-  return Object.assign(new Error(message), { name });
-}
+export const broken = (message) => failure("BrokenTransfer", message, "download-broken");
+export const wrong = (message) => failure("WrongFile", message, "download-refused");
 
 /**
  * Asks for the bytes of a file from `from` on.
@@ -37,16 +37,16 @@ export async function request(url, from, size, { signal, stall }) {
     if (from === 0 && response.status !== 200) {
       drop(response);
       const got = `the server answered ${response.status} ${response.statusText}`.trim();
-      throw failure("BrokenTransfer", `${got} where 200 was wanted`);
+      throw broken(`${got} where 200 was wanted`);
     }
     if ((response.headers.get("content-type") ?? "").startsWith("text/html")) {
       drop(response);
-      throw failure("CheckpointError", "the server answers with a web page instead");
+      throw failure("CheckpointError", "the server answers with a web page instead", "checkpoint-missing");
     }
     const length = Number(response.headers.get("content-length") ?? size - from);
     if (length !== size - from && isPlain(response)) {
       drop(response);
-      throw failure("WrongFile", `a file of ${length.toLocaleString("en")} bytes`);
+      throw wrong(`a file of ${length.toLocaleString("en")} bytes`);
     }
     return { from, chunks: chunksOf(response, watch) };
   } catch (error) {
@@ -79,14 +79,16 @@ async function ask(url, headers, watch) {
     const plain = await fetch(url, { ...options, redirect: "manual" }).catch(() => null);
     drop(plain);
     if (plain?.type !== "opaqueredirect") throw error;
-    throw failure("CheckpointError", "the server redirects it to another origin, and nothing leaves this page's");
+    const message = "the server redirects it to another origin, and nothing leaves this page's";
+    throw failure("CheckpointError", message, "download-refused");
   }
   const { status, statusText } = response;
   if (status < 400 || status === 416) return response;
   drop(response);
   const message = `the server answered ${status} ${statusText}`.trim();
   const mayPass = status >= 500 || status === 408 || status === 425 || status === 429;
-  throw failure(mayPass ? "BrokenTransfer" : "CheckpointError", message);
+  if (mayPass) throw broken(message);
+  throw failure("CheckpointError", message, status === 404 || status === 410 ? "checkpoint-missing" : "download-broken");
 }
 
 /** The bytes as they come, 256 KiB at most at a time, each chunk good until the next is asked for. */
@@ -133,7 +135,7 @@ class StallWatch {
   start() {
     this.stop();
     const message = `no byte came for ${this.#stall / 1000} seconds`;
-    this.#timer = setTimeout(() => this.#own.abort(failure("BrokenTransfer", message)), this.#stall);
+    this.#timer = setTimeout(() => this.#own.abort(broken(message)), this.#stall);
   }
 
   stop() {
@@ -149,6 +151,6 @@ class StallWatch {
   explain(error) {
     if (this.signal.aborted) return this.signal.reason;
     if (["BrokenTransfer", "WrongFile", "CheckpointError"].includes(error.name)) return error;
-    return failure("BrokenTransfer", `the connection broke (${error.message})`);
+    return broken(`the connection broke (${error.message})`);
   }
 }

@@ -2,6 +2,7 @@
 // The messages themselves are listed at the top of gpt2web.js.
 
 import * as downloads from "./downloads.js";
+import { failure, fetchOwn } from "./errors.js";
 import { loadPyodide } from "./pyodide/pyodide.mjs";
 
 const here = new URL("./", import.meta.url);
@@ -14,8 +15,8 @@ onmessage = async ({ data }) => {
   let runtime;
   try {
     runtime = await starting;
-  } catch ({ name, message, stack }) {
-    postMessage({ type: "error", id: data.id, error: { name, message, detail: stack } });
+  } catch (error) {
+    postMessage({ type: "error", id: data.id, error: described(error) });
     return;
   }
   const message = runtime.pyodide.toPy(data);
@@ -37,9 +38,9 @@ async function start() {
 /** Says at once, before a byte of the model is fetched, that there is nothing to run it on. */
 async function adapterIsThere() {
   if (await navigator.gpu?.requestAdapter()) return;
-  if (navigator.gpu) throw named("DeviceError", "WebGPU finds no graphics adapter here.");
-  if (isSecureContext) throw named("DeviceError", "This browser has no WebGPU.");
-  throw named("DeviceError", "Browsers keep WebGPU from addresses other than https:// and http://localhost.");
+  if (navigator.gpu) throw noDevice("WebGPU finds no graphics adapter here.");
+  if (isSecureContext) throw noDevice("This browser has no WebGPU.");
+  throw noDevice("Browsers keep WebGPU from addresses other than https:// and http://localhost.");
 }
 
 async function fetchWheels() {
@@ -53,13 +54,11 @@ async function fetchWheel({ file, sha256 }) {
   const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
   if (found === sha256) return archive;
   const problem = `wheels/${file} has sha256 ${found}, but wheels.json says ${sha256}`;
-  throw named("LoadError", `${problem}: build or copy it again.`);
+  throw failure("LoadError", `${problem}: build or copy it again.`, "runtime-damaged");
 }
 
-async function get(path) {
-  const response = await fetch(new URL(path, here));
-  if (response.ok) return response;
-  throw named("LoadError", `${path} could not be fetched: the server answered ${response.status}.`);
+function get(path) {
+  return fetchOwn(new URL(path, here), path);
 }
 
 /** Python's None arrives as undefined; the messages say null. */
@@ -71,6 +70,13 @@ function withNull(value) {
   return value;
 }
 
-function named(name, message) {
-  return Object.assign(new Error(message), { name });
+function noDevice(message) {
+  return failure("DeviceError", message, "device-missing");
+}
+
+/** An error of the start, as page.py describes those of the model. */
+function described({ name, code, message, stack }) {
+  if (typeof code === "string") return { name, code, message, detail: stack };
+  const told = `Python could not be started (${message}). Reload the page; if that does not help, copy gpt2web anew.`;
+  return { name: "LoadError", code: "runtime-damaged", message: told, detail: stack };
 }

@@ -12,6 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 
+class PromptTooLong(ValueError):
+    """A text longer than the model's context."""
+
+    code = "prompt-too-long"  # docs/errors.md; a plain ValueError or TypeError is option-invalid
+
+
 class KerasArguments:
     """The name and trainable of a Keras layer, for classes that have no weights.
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gpt2web import kernels
-from gpt2web.arguments import to_lists, to_rows, whole_numbers
+from gpt2web.arguments import PromptTooLong, to_lists, to_rows, whole_numbers
 from gpt2web.array_checkpoint import ArrayCheckpoint
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.chunks import uncached_states
@@ -195,7 +195,7 @@ class GPT2Backbone:
             raise ValueError(f"{name}: a batch has at most {MAX_ROWS} rows, got {len(rows)}")
         longest = self.config.max_sequence_length
         if len(rows[0]) > longest:
-            raise ValueError(
+            raise PromptTooLong(
                 f"{name}: a sequence of {len(rows[0]):,} is longer than max_sequence_length, "
                 f"{longest:,}"
             )
@@ -252,7 +252,7 @@ class GPT2Backbone:
 
     async def _allocate(self) -> Weights:
         if self.closed:
-            raise DeviceError("this model was closed: load it again")
+            raise DeviceError("this model was closed: load it again", code="closed")
         if self.device is None:
             self.device = await Device.request()
         return Weights(self.device, self.config, self.precision)

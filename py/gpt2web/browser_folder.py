@@ -129,7 +129,10 @@ async def _told(promise: Any) -> Any:
         return await promise
     except JsException as error:
         if error.name in ("CheckpointError", "AbortError"):
-            raise CheckpointError(str(error.message)) from None
+            code = getattr(error, "code", None)  # a number, of what the browser itself raises
+            raise CheckpointError(
+                str(error.message), code=code if isinstance(code, str) else None
+            ) from None
         raise
 
 
@@ -156,7 +159,9 @@ class FetchFolder:
         try:
             text = str(await response.text())
         except JsException as error:
-            raise CheckpointError(f"{url}: the transfer broke: {error.message}") from None
+            raise CheckpointError(
+                f"{url}: the transfer broke: {error.message}", code="download-broken"
+            ) from None
         if text[:256].lstrip().lower().startswith(("<!doctype html", "<html")):
             raise FileNotFoundError(f"{url}: the server answers with a web page instead.")
         return text
@@ -171,7 +176,9 @@ class FetchFolder:
         try:
             blob = await response.blob()  # kept by the browser, outside the WASM heap
         except JsException as error:
-            raise CheckpointError(f"{url}: the transfer broke: {error.message}") from None
+            raise CheckpointError(
+                f"{url}: the transfer broke: {error.message}", code="download-broken"
+            ) from None
         return FetchStream(url, blob.stream(), int(blob.size))
 
     async def _fetch(self, file: str) -> tuple[str, Any]:
@@ -179,7 +186,9 @@ class FetchFolder:
         try:
             response = await js.fetch(url)
         except JsException as error:
-            raise CheckpointError(f"{url} could not be fetched: {error.message}") from None
+            raise CheckpointError(
+                f"{url} could not be fetched: {error.message}", code="download-broken"
+            ) from None
         status = int(response.status)
         if status in (404, 410):
             problem: Exception = FileNotFoundError(
@@ -187,7 +196,8 @@ class FetchFolder:
             )
         elif not response.ok:
             problem = CheckpointError(
-                f"{url} could not be fetched: the server answered {status} {response.statusText}."
+                f"{url} could not be fetched: the server answered {status} {response.statusText}.",
+                code="download-broken",
             )
         elif str(response.headers.get("content-type") or "").startswith("text/html"):
             problem = FileNotFoundError(f"{url}: the server answers with a web page instead.")
@@ -252,7 +262,8 @@ class FetchStream:
                 came = self._done + filled
                 raise CheckpointError(
                     f"{self._url}: the transfer broke after {came} of {self.size} bytes: "
-                    f"{error.message}"
+                    f"{error.message}",
+                    code="download-broken",
                 ) from None
             if self._reader is None:
                 raise ValueError(f"{self._url} was closed while it was read.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2web import samplers, selftest
-from gpt2web.arguments import to_lists, to_rows, whole_numbers
+from gpt2web.arguments import PromptTooLong, to_lists, to_rows, whole_numbers
 from gpt2web.backbone import GPT2Backbone
 from gpt2web.checkpoint import Folder, open_checkpoint
 from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of, uncached_states
@@ -122,7 +122,8 @@ class GPT2CausalLM:
                 raise DeviceError(
                     f"{folder.name} is stored in {asked}, which {device.info['adapter']} computes "
                     f"wrongly (self-test: {self_test}). Take the model in f32 or f16, update the "
-                    "graphics driver, or choose another adapter or browser"
+                    "graphics driver, or choose another adapter or browser",
+                    code="device-wrong",
                 )
             backbone = GPT2Backbone.from_config(config, precision=precision, device=device)
             backbone.owns_device = True
@@ -267,7 +268,7 @@ class GPT2CausalLM:
         for row, text in enumerate(prompts):
             ids = self.prompt_ids(text, parse_special)
             if len(ids) > context:
-                raise ValueError(
+                raise PromptTooLong(
                     f"the prompt has {len(ids):,} tokens, the model's context holds {context:,}: "
                     "shorten it, or keep its end"
                 )
@@ -388,7 +389,7 @@ class GPT2CausalLM:
             requests.append(Request(prompt, sampling, seed, sampler.calls, limit, stop_ids))
         context = self.backbone.config.max_sequence_length
         if rows and len(rows[0]) > context:
-            raise ValueError(
+            raise PromptTooLong(
                 f"token_ids: rows of {len(rows[0]):,} are longer than the model's context, "
                 f"{context:,}"
             )

@@ -94,7 +94,10 @@ class LocalFolder:
         self.name = self._path.resolve().name
         if not self._path.is_dir():
             what = "a file" if self._path.exists() else "no such folder"
-            raise CheckpointError(f"{path}: wanted the path of a model's folder, got {what}.")
+            raise CheckpointError(
+                f"{path}: wanted the path of a model's folder, got {what}.",
+                code="checkpoint-missing",
+            )
 
     async def read_text(self, file: str) -> str:
         path, size = self._regular(file)
@@ -289,7 +292,9 @@ async def _read_index(folder: Folder) -> dict[str, str]:
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder.name} holds no weights: looked for {SINGLE_FILE} and {INDEX_FILE}. "
-            "Save the model as safetensors (save_pretrained in Transformers does) and put it there."
+            "Save the model as safetensors (save_pretrained in Transformers does) and put it "
+            "there.",
+            code="checkpoint-missing",
         ) from None
     index = parse_json(where, text)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
@@ -310,7 +315,8 @@ async def _open_part(folder: Folder, file: str) -> Stream:
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder.name}/{file} is missing: {INDEX_FILE} names it. "
-            "Put the file beside the index."
+            "Put the file beside the index.",
+            code="checkpoint-missing",
         ) from None
 
 
@@ -341,7 +347,9 @@ def _check_tensors(
             if MASK.fullmatch(name):
                 continue
             if name not in wanted:
-                raise CheckpointError(f"{where}: {_why_unknown(name, config)}")
+                raise CheckpointError(
+                    f"{where}: {_why_unknown(name, config)}", code="checkpoint-unsupported"
+                )
             if name in seen:
                 raise CheckpointError(
                     f"{where} is there twice: also as {seen[name]}. Keep one of them."
@@ -419,7 +427,8 @@ def _check_tensor(
     if tensor.dtype not in BYTES_PER_VALUE:
         raise CheckpointError(
             f"{where}: wanted dtype {', '.join(BYTES_PER_VALUE)}, got {tensor.dtype}. "
-            "Save the weights as float32 or float16."
+            "Save the weights as float32 or float16.",
+            code="checkpoint-unsupported",
         )
     if tensor.shape != shape:
         raise CheckpointError(

@@ -98,7 +98,9 @@ class Session:
     def check(self) -> None:
         """DeviceError after `destroy`: submitting freed buffers ends the process natively."""
         if self.destroyed:
-            raise DeviceError("the model was closed while it generated: load it again")
+            raise DeviceError(
+                "the model was closed while it generated: load it again", code="closed"
+            )
 
     def destroy(self) -> None:
         self.destroyed = True

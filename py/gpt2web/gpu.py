@@ -53,6 +53,12 @@ SIZE_LIMITS = ("max-storage-buffer-binding-size", "max-buffer-size")
 class DeviceError(Exception):
     """No adapter, a limit too small, a device lost for good, or a failed self-test."""
 
+    code = "device-failed"  # unless another is given: what can be done about it (docs/errors.md)
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code or self.code
+
 
 async def finished(promise: Awaitable[T]) -> T:
     """The result of a wgpu promise: awaited, or, under block_on, waited for.
@@ -138,7 +144,7 @@ class Tensor:
     def buffer(self) -> Any:
         """The GPUBuffer. Raises DeviceError once it is destroyed."""
         if self._buffer is None:
-            raise DeviceError(f"{self} was destroyed: its GPU memory is free")
+            raise DeviceError(f"{self} was destroyed: its GPU memory is free", code="closed")
         return self._buffer
 
     @property
@@ -218,7 +224,9 @@ class Device:
         try:
             device = await finished(adapter.request_device_async(required_limits=wanted))
         except Exception as error:
-            raise DeviceError(f"the adapter {describe(adapter)} gave no device: {error}") from error
+            raise DeviceError(
+                f"the adapter {describe(adapter)} gave no device: {error}", code="device-missing"
+            ) from error
         return cls(adapter, device)
 
     @property
@@ -261,7 +269,8 @@ class Device:
             if size > self.limits[limit]:
                 raise DeviceError(
                     f"a tensor of shape {tuple(shape)} takes {size:,} bytes, the adapter allows "
-                    f"{self.limits[limit]:,} ({limit}): use a smaller precision, batch or length"
+                    f"{self.limits[limit]:,} ({limit}): use a smaller precision, batch or length",
+                    code="device-limit",
                 )
         return size
 
@@ -276,7 +285,9 @@ class Device:
             return self.device.create_buffer(size=size, usage=usage)
         except wgpu.GPUError as error:
             said = " ".join(str(error).split())  # several lines natively
-            raise DeviceError(f"no GPU memory for {size:,} bytes: {said}") from error
+            raise DeviceError(
+                f"no GPU memory for {size:,} bytes: {said}", code="device-memory"
+            ) from error
 
     def forget(self, tensor: Tensor | Readback) -> None:
         self.live.pop(id(tensor), None)
@@ -353,7 +364,8 @@ class Device:
         if max(x, y, z) > most:
             raise DeviceError(
                 f"the kernel {name} needs {(x, y, z)} workgroups, the adapter allows {most:,} "
-                "per dimension: use a smaller model or batch"
+                "per dimension: use a smaller model or batch",
+                code="device-limit",
             )
         return Dispatch(pipeline, bind_group, x, y, z, name, tuple(bindings))
 
@@ -373,7 +385,8 @@ class Device:
                 if tensor._buffer is None:
                     raise DeviceError(
                         f"the kernel {call.kernel} was recorded on memory that has been freed: the "
-                        "model was closed, or its weights were replaced"
+                        "model was closed, or its weights were replaced",
+                        code="closed",
                     )
         encoder = self.device.create_command_encoder()
         compute_pass = encoder.begin_compute_pass()
@@ -439,7 +452,9 @@ class Readback:
             promise = asyncio.get_running_loop().run_in_executor(None, promise.sync_wait)
         await finished(promise)
         if self.buffer is None:
-            raise DeviceError("the model was closed while its results were on their way")
+            raise DeviceError(
+                "the model was closed while its results were on their way", code="closed"
+            )
         data = memoryview(self.buffer.read_mapped(0, size))
         self.buffer.unmap()
         return data
@@ -488,7 +503,7 @@ def describe(adapter: Any) -> str:
 
 async def _request_adapter(name: str | None) -> Any:
     if wgpu is None:
-        raise DeviceError("wgpu is not installed: pip install wgpu==0.32.0")
+        raise DeviceError("wgpu is not installed: pip install wgpu==0.32.0", code="device-missing")
     try:
         if sys.platform != "emscripten":
             importlib.import_module("wgpu.backends.auto")  # loads wgpu-native
@@ -498,19 +513,21 @@ async def _request_adapter(name: str | None) -> Any:
             )
             if adapter is not None:
                 return adapter
-            raise DeviceError("WebGPU gave no adapter" + _WAY_OUT)
+            raise DeviceError("WebGPU gave no adapter" + _WAY_OUT, code="device-missing")
         adapters = await finished(wgpu.gpu.enumerate_adapters_async())
     except DeviceError:
         raise
     except Exception as error:
-        raise DeviceError(f"no GPU adapter was found ({error})" + _WAY_OUT) from error
+        raise DeviceError(
+            f"no GPU adapter was found ({error})" + _WAY_OUT, code="device-missing"
+        ) from error
     # the same GPU may also come by way of OpenGL: that last
     adapters = sorted(adapters, key=lambda a: "OpenGL" in str(a.info.get("backend_type", "")))
     for adapter in adapters:
         if name.lower() in describe(adapter).lower():
             return adapter
     found = ", ".join(describe(adapter) for adapter in adapters) or "none"
-    raise DeviceError(f"no adapter is named {name!r}; found: {found}")
+    raise DeviceError(f"no adapter is named {name!r}; found: {found}", code="device-missing")
 
 
 _WAY_OUT = (

@@ -26,7 +26,8 @@ def check_weights(device: Device, config: GPT2Config, precision: str) -> None:
         way_out = f"load the model in {fitting[0]}" if fitting else NONE_FITS
         raise DeviceError(
             f"{what} takes {needed:,} bytes in {precision}, the adapter allows {allowed:,} "
-            f"({limit}): {way_out}"
+            f"({limit}): {way_out}",
+            code="device-limit",
         )
     limit = "max-compute-workgroup-storage-size"
     needed, allowed = 4 * (config.hidden_dim + NORM_SCRATCH), device.limits[limit]
@@ -34,7 +35,8 @@ def check_weights(device: Device, config: GPT2Config, precision: str) -> None:
         raise DeviceError(
             f"hidden_dim is {config.hidden_dim:,}, which takes {needed:,} bytes of workgroup "
             f"memory in every precision; the adapter allows {allowed:,} ({limit}), which holds "
-            f"{allowed // 4 - NORM_SCRATCH:,}: use a narrower model or another adapter"
+            f"{allowed // 4 - NORM_SCRATCH:,}: use a narrower model or another adapter",
+            code="device-limit",
         )
 
 
@@ -51,7 +53,9 @@ def check_cache(device: Device, config: GPT2Config, rows: int, length: int) -> N
             way_out = f"enough for {tokens:,} tokens: use a model with a shorter context"
         raise DeviceError(
             f"keys and values of a batch of {rows}, {length:,} tokens each, take {rows * row:,} "
-            f"bytes a layer in every precision; the adapter allows {allowed:,} ({limit}), {way_out}"
+            f"bytes a layer in every precision; the adapter allows {allowed:,} ({limit}), "
+            f"{way_out}",
+            code="device-limit",
         )
 
 

@@ -91,7 +91,8 @@ def parse_manifest(where: str, text: str) -> Manifest:
     if type(version) is not int or version != VERSION:
         raise CheckpointError(
             f"{where}: wanted version {VERSION}, got {shown(version)}. Convert the model again, or "
-            "use the gpt2web that wrote this."
+            "use the gpt2web that wrote this.",
+            code="checkpoint-unsupported",
         )
     manifest = Manifest(
         name=_word(where, fields, "name", PLAIN_NAME.fullmatch, "a plain name such as gpt2-int8"),
@@ -242,7 +243,8 @@ async def read_checked(folder: Folder, shard: Shard) -> bytearray:
             return data
     raise CheckpointError(
         f"{where} is not the file that {MANIFEST_FILE} lists: wanted SHA-256 {shard.sha256}, got "
-        f"{sha256}, twice. Fetch the whole folder again, or convert the model again."
+        f"{sha256}, twice. Fetch the whole folder again, or convert the model again.",
+        code="download-refused",
     )
 
 
@@ -252,13 +254,15 @@ async def _read_hashed(folder: Folder, shard: Shard) -> tuple[bytearray, str]:
         stream = await folder.open(shard.file)
     except FileNotFoundError:
         raise CheckpointError(
-            f"{where} is missing: {MANIFEST_FILE} lists it. Fetch the whole folder again."
+            f"{where} is missing: {MANIFEST_FILE} lists it. Fetch the whole folder again.",
+            code="checkpoint-missing",
         ) from None
     try:
         if stream.size != shard.bytes:
             raise CheckpointError(
                 f"{where}: wanted {shard.bytes:,} bytes, as {MANIFEST_FILE} says, got "
-                f"{stream.size:,}. Fetch the whole folder again."
+                f"{stream.size:,}. Fetch the whole folder again.",
+                code="download-refused",
             )
         data, hashed = bytearray(shard.bytes), hashlib.sha256()
         for start in range(0, shard.bytes, 1 << 20):

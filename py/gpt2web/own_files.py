@@ -72,13 +72,15 @@ class HeldFiles(ManifestFolder):
         file = self._own.files.get(shard.file)
         if file is None:
             raise CheckpointError(
-                f"{where} is missing: {MANIFEST_FILE} lists it. Drop or choose the whole folder."
+                f"{where} is missing: {MANIFEST_FILE} lists it. Drop or choose the whole folder.",
+                code="checkpoint-missing",
             )
         stream = FileStream(where, file)
         if stream.size != shard.bytes:
             raise CheckpointError(
                 f"{where}: wanted {shard.bytes:,} bytes, as {MANIFEST_FILE} says, got "
-                f"{stream.size:,}. Copy or convert the model again."
+                f"{stream.size:,}. Copy or convert the model again.",
+                code="download-refused",
             )
         digest = await js.crypto.subtle.digest("SHA-256", await stream.read(shard.bytes))
         stream.close()
@@ -86,7 +88,8 @@ class HeldFiles(ManifestFolder):
         if sha256 != shard.sha256:
             raise CheckpointError(
                 f"{where} is not the file that {MANIFEST_FILE} lists: wanted SHA-256 "
-                f"{shard.sha256}, got {sha256}. Copy or convert the model again."
+                f"{shard.sha256}, got {sha256}. Copy or convert the model again.",
+                code="download-refused",
             )
         return file
 
@@ -119,7 +122,8 @@ class FileStream:
         except JsException as error:
             raise CheckpointError(
                 f"{self.where} can't be read any more: it was changed, moved or taken away since "
-                f"it was chosen. Choose it again. ({error.message})"
+                f"it was chosen. Choose it again. ({error.message})",
+                code="checkpoint-missing",
             ) from None
         self._done += count
         return js.Uint8Array.new(self._slice)

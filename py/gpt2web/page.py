@@ -234,17 +234,20 @@ def for_javascript(piece: Piece) -> Message:
 
 
 def describe(error: Exception) -> Message:
-    """An exception as {name, message, detail}; detail is the traceback, for developers.
+    """An exception as {name, code, message, detail}: the code is one of docs/errors.md, detail the
+    traceback, for developers.
 
     A public error speaks for itself; of any other the message says that something is broken here.
     """
     detail = "".join(traceback.format_exception(error))
     for public in PUBLIC_ERRORS:
         if isinstance(error, public):
-            return {"name": public.__name__, "message": str(error), "detail": detail}
+            code = getattr(error, "code", "option-invalid")  # TypeError and ValueError are Python's
+            name, message = public.__name__, str(error)
+            return {"name": name, "code": code, "message": message, "detail": detail}
     name = type(error).__name__
     message = f"Something in gpt2web went wrong that should not have ({name}: {error})."
-    return {"name": name, "message": message, "detail": detail}
+    return {"name": name, "code": "internal", "message": message, "detail": detail}
 
 
 def camel_case(name: str) -> str:

@@ -32,7 +32,8 @@ def open_folder(preset: str | Path, base_url: str | None = None) -> Folder:
         if name.split("/")[:3] != base.split("/")[:3]:
             raise CheckpointError(
                 f"{name} is not of this page's origin: nothing leaves it, so a model must lie "
-                f"beside the page, under {base}"
+                f"beside the page, under {base}",
+                code="checkpoint-missing",
             )
         return FetchFolder(name)
     if "://" in name:
@@ -49,11 +50,13 @@ def open_folder(preset: str | Path, base_url: str | None = None) -> Folder:
         raise CheckpointError(
             f"the weights of {name} do not come with gpt2web: give the path or URL of a folder "
             "that has them, with config.json, merges.txt and model.safetensors; "
-            f"`python3 build.py model {canonical}` fetches them into models/{canonical}"
+            f"`python3 build.py model {canonical}` fetches them into models/{canonical}",
+            code="checkpoint-missing",
         )
     raise CheckpointError(
         f"no model at {name!r}: wanted a bundled model (stories), or the path or URL of a folder "
-        "with config.json, merges.txt and model.safetensors"
+        "with config.json, merges.txt and model.safetensors",
+        code="checkpoint-missing",
     )
 
 
@@ -86,13 +89,16 @@ async def read_config(folder: Folder) -> GPT2Config:
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder.name} has no config.json: wanted a model folder in Hugging Face's layout "
-            "(config.json, merges.txt, model.safetensors)"
+            "(config.json, merges.txt, model.safetensors)",
+            code="checkpoint-missing",
         ) from None
     fields = _parse_object(f"{folder.name}/config.json", text)
     try:
         return GPT2Config.from_hugging_face(fields)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder.name}/config.json: {error}") from error
+        raise CheckpointError(
+            f"{folder.name}/config.json: {error}", code="checkpoint-unsupported"
+        ) from error
 
 
 async def read_tokenizer(folder: Folder, config: GPT2Config) -> GPT2Tokenizer:
@@ -107,7 +113,8 @@ async def read_tokenizer(folder: Folder, config: GPT2Config) -> GPT2Tokenizer:
         text = await _text_or_none(folder, "tokenizer.json")
         if text is None:
             raise CheckpointError(
-                f"{folder.name} has no merges.txt, and no tokenizer.json: one of them is needed"
+                f"{folder.name} has no merges.txt, and no tokenizer.json: one of them is needed",
+                code="checkpoint-missing",
             )
         tokenizer = from_tokenizer_json(f"{folder.name}/tokenizer.json", text)
         source = "tokenizer.json has"

@@ -31,9 +31,14 @@ class CheckpointError(Exception):
     'tensor \\\\n\\\\u202ea: wanted another name'
     """
 
-    def __init__(self, message: str) -> None:
+    code = (
+        "checkpoint-damaged"  # unless another is given: what can be done about it (docs/errors.md)
+    )
+
+    def __init__(self, message: str, code: str | None = None) -> None:
         characters = (c if c.isprintable() else _escaped(c) for c in _without_middle(message))
         super().__init__(_without_middle("".join(characters)))
+        self.code = code or self.code
 
 
 def _escaped(character: str) -> str:

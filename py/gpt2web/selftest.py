@@ -179,5 +179,6 @@ async def run(device: Device, precision: str) -> tuple[str, str]:
         wrong = in_f32
     raise DeviceError(
         f"{device.info['adapter']} computes wrongly, so nothing can be generated on it. {wrong}. "
-        "Update the graphics driver, or choose another adapter or browser"
+        "Update the graphics driver, or choose another adapter or browser",
+        code="device-wrong",
     )

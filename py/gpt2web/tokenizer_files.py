@@ -68,11 +68,15 @@ def from_tokenizer_json(where: str, text: str) -> GPT2Tokenizer:
     _check(f"{where}: model", model, _PLAIN)
     if fields.get("normalizer") is not None:
         raise CheckpointError(
-            f"{where}: wanted no normalizer, as GPT-2 has none, got {_kind(fields['normalizer'])}"
+            f"{where}: wanted no normalizer, as GPT-2 has none, got {_kind(fields['normalizer'])}",
+            code="checkpoint-unsupported",
         )
     splitter = fields.get("pre_tokenizer")
     if not isinstance(splitter, dict):
-        raise CheckpointError(f"{where}: wanted pre_tokenizer ByteLevel, got {shown(splitter)}")
+        raise CheckpointError(
+            f"{where}: wanted pre_tokenizer ByteLevel, got {shown(splitter)}",
+            code="checkpoint-unsupported",
+        )
     _check(f"{where}: pre_tokenizer", splitter, _BYTE_LEVEL)
     rules = _list(where, model, "merges")
     _limit(where, "merges", len(rules), MAX_RULES)
@@ -139,13 +143,16 @@ def _check(where: str, fields: Mapping[str, Any], wanted: dict[str, tuple[Any, .
         value = fields.get(key, values[0])
         if value not in values:
             raise CheckpointError(
-                f"{where}: wanted {key} {values[0]!r}, as in GPT-2's tokenizer, got {shown(value)}"
+                f"{where}: wanted {key} {values[0]!r}, as in GPT-2's tokenizer, got {shown(value)}",
+                code="checkpoint-unsupported",
             )
 
 
 def _limit(where: str, what: str, count: int, most: int) -> None:
     if count > most:
-        raise CheckpointError(f"{where}: wanted at most {most:,} {what}, got {count:,}")
+        raise CheckpointError(
+            f"{where}: wanted at most {most:,} {what}, got {count:,}", code="checkpoint-unsupported"
+        )
 
 
 def _kind(part: object) -> str:

@@ -139,7 +139,7 @@ class UrlStream:
             if broken is not None:
                 self.close()
                 if self._failures == len(PAUSES) or not self._folder.answered:
-                    raise CheckpointError(self._given_up(broken))
+                    raise CheckpointError(self._given_up(broken), code="download-broken")
                 sleep(PAUSES[self._failures])
                 self._failures += 1
             try:
@@ -169,7 +169,8 @@ class UrlStream:
             response.close()
             raise CheckpointError(
                 f"{self._url} cannot be read: the server gives no Content-Length, so that a file "
-                "that is cut short could not be told from a whole one"
+                "that is cut short could not be told from a whole one",
+                code="download-broken",
             )
         self._response, self.size, self._version = response, size, _version(response.headers)
 
@@ -179,7 +180,8 @@ class UrlStream:
             raise CheckpointError(
                 f"{self._url}: the transfer broke at byte {self._at:,} of {self.size:,}, and the "
                 "server says nothing by which the file could be known again (a strong ETag). Load "
-                "the model again."
+                "the model again.",
+                code="download-broken",
             )
         headers = {}
         if self._ranges and self._at:
@@ -204,7 +206,8 @@ class UrlStream:
         if (other_length and not self._hashed) or other_version:
             raise Replaced(
                 f"{self._url} was replaced by another version while it was being read. "
-                "Load the model again."
+                "Load the model again.",
+                code="download-broken",
             )
         if other_length:
             raise _Broken(f"the server says {length} bytes where {wanted} were expected")
@@ -242,20 +245,25 @@ class UrlStream:
                 raise _Broken(f"the server answers {error.code}") from None
             if error.code == 416 and headers:
                 raise _RangeRefused from None
-            raise CheckpointError(f"{self._url}: the server answers {error.code}") from None
+            raise CheckpointError(
+                f"{self._url}: the server answers {error.code}", code="download-broken"
+            ) from None
         except (OSError, HTTPException) as error:
             cause = error.reason if isinstance(error, URLError) else error
             what = f"no byte came for {TIMEOUT:g} s" if isinstance(cause, TimeoutError) else cause
             raise _Broken(f"{what}") from None
         except ValueError as error:
-            raise CheckpointError(f"{self._url} cannot be read: {error}") from None
+            raise CheckpointError(
+                f"{self._url} cannot be read: {error}", code="download-broken"
+            ) from None
         self._folder.answered = True
         coding = response.headers.get("Content-Encoding", "identity")
         if coding != "identity":
             response.close()
             raise CheckpointError(
                 f"{self._url}: wanted the file as it is, the server sends it coded as {coding}. "
-                "Have it serve model folders uncompressed."
+                "Have it serve model folders uncompressed.",
+                code="download-broken",
             )
         return response
 

@@ -76,7 +76,9 @@ class Weights:
         except DeviceError as error:
             had = device.live_bytes - before
             self.destroy()
-            raise DeviceError(f"{out_of_memory(config, precision, had)} ({error})") from error
+            raise DeviceError(
+                f"{out_of_memory(config, precision, had)} ({error})", code=error.code
+            ) from error
 
     def norm(self, name: str) -> Norm:
         return Norm(self.vectors[f"{name}.weight"], self.vectors[f"{name}.bias"])
@@ -245,7 +247,8 @@ class _Loader:
             raise CheckpointError(
                 f"{where}: tensor {self.names[too_large]} holds values too large for "
                 f"{self.weights.precision}, whose 16-bit floats end at 65,504. "
-                "Load the model with precision f32 or int8."
+                "Load the model with precision f32 or int8.",
+                code="checkpoint-unsupported",
             )
 
     def destroy(self) -> None:

@@ -93,7 +93,8 @@ def locate(source: str, cache: Path) -> Path:
         return fetch_hub(name, cache)
     raise CheckpointError(
         f"no checkpoint at {source!r}: wanted a folder that is there, an http(s) address, or a "
-        f"name on the hub: owner/name, or {', '.join(hub_names)}"
+        f"name on the hub: owner/name, or {', '.join(hub_names)}",
+        code="checkpoint-missing",
     )
 
 

@@ -127,18 +127,22 @@ def find_form(place: Place) -> Form:
         if (data := place.data(f"{prefix}.index")) is None:
             raise CheckpointError(
                 f"{place.name}/{prefix}.index is missing: {HPARAMS_FILE} is that of OpenAI's "
-                "GPT-2, whose TensorFlow checkpoint should lie beside it. Put it there."
+                "GPT-2, whose TensorFlow checkpoint should lie beside it. Put it there.",
+                code="checkpoint-missing",
             )
         shards, _ = read_index(f"{place.name}/{prefix}.index", data)
         parts = (data_file(prefix, shard, shards) for shard in range(shards))
         return Form(TENSORFLOW, (f"{prefix}.index", *parts))
     for file, what in OTHER_WEIGHTS.items():
         if place.has(file):
-            raise CheckpointError(f"{place.name} has its weights in {file}: {what}")
+            raise CheckpointError(
+                f"{place.name} has its weights in {file}: {what}", code="checkpoint-unsupported"
+            )
     raise CheckpointError(
         f"{place.name} holds no weights: looked for {MANIFEST_FILE}, {SINGLE_FILE}, {INDEX_FILE} "
         f"(Hugging Face), {HPARAMS_FILE} with {PREFIX}.index (OpenAI) and {MODEL_FILE} "
-        "(TensorFlow.js)."
+        "(TensorFlow.js).",
+        code="checkpoint-missing",
     )
 
 
