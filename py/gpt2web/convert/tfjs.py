@@ -216,8 +216,9 @@ def _span(
             "scale": int() | float() as scale,
             "min": int() | float() as smallest,
         } if dtype == "float32" and all(abs(step) <= MAX_F32 for step in (scale, smallest)):
-            span = Span(file, offset, QUANTISED[steps], tuple(shape), scale, smallest)
-            return name, dtype, span
+            # as floats: numpy would keep bytes times a whole number in bytes
+            numbers = float(scale), float(smallest)
+            return name, dtype, Span(file, offset, QUANTISED[steps], tuple(shape), *numbers)
         case quantization:
             raise CheckpointError(
                 f"{where}: tensor {name}: wanted float32, as it is or as uint8, uint16 (with scale "
