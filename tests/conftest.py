@@ -1,5 +1,7 @@
 """Fixtures that every test can use."""
 
+import signal
+
 from adapters import device, devices  # noqa: F401
 from browser import (  # noqa: F401
     browser,
@@ -11,3 +13,7 @@ from browser import (  # noqa: F401
     second_origin,
     server,
 )
+
+# A shell that started this in the background left SIGINT ignored, which the programs that tests
+# interrupt would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -399,8 +399,11 @@ def test_a_model_comes_back_from_its_config():
     bare = GPT2CausalLM(backbone)
     assert GPT2CausalLM.from_config(bare.get_config()).preprocessor is None
     assert bare.get_config()["preprocessor"] is None
-    with pytest.raises(ValueError, match=r"the tokenizer has 7 ids, the model 8"):
-        GPT2CausalLM(GPT2Backbone(**TEXT_SIZES | {"vocabulary_size": 8}), preprocessor)
+    padded = GPT2Backbone(**TEXT_SIZES | {"vocabulary_size": 8})  # 7 rounded up to a multiple of 8
+    assert GPT2CausalLM(padded, preprocessor).preprocessor is preprocessor
+    for other in (9, 6):
+        with pytest.raises(ValueError, match=rf"the tokenizer has 7 ids, the model {other}"):
+            GPT2CausalLM(GPT2Backbone(**TEXT_SIZES | {"vocabulary_size": other}), preprocessor)
 
 
 # ---- log-probabilities and perplexity ------------------------------------------------------------
