@@ -60,6 +60,13 @@ WGPU_LEFT_OUT = re.compile(
     r"wgpu/(resources/(?!__init__\.py)|backends/(wgpu_native|js_webgpu)/|utils/imgui/"
     r"|utils/glfw_present_info\.py|__pyinstaller/)"
 )
+# Files that the version of dist/ is written into, and those that a page without its server can do
+# without: of a model, all but what the page itself reads; web/downloads.js keeps the rest.
+VERSIONED = ("sw.js", "version.js")
+NOT_KEPT = re.compile(
+    r"\.nojekyll|LICENSES\.txt|version\.json|wheels/micropip-.*"
+    r"|models/[^/]+/(?!manifest\.json|generation_config\.json|MODEL_CARD\.md).*"
+)
 # Ours that only the native package needs.
 OURS_LEFT_OUT = re.compile(r"gpt2web/(convert|models)/")
 # The wheels that the worker installs at start; micropip lies beside them for who wants it.
@@ -396,6 +403,7 @@ def write_dist() -> None:
         shutil.copyfile(wheel, fresh / "wheels" / wheel.name)
     write_lock(fresh)
     write_licenses(fresh, listed)
+    write_version(fresh)
     if DIST.exists():
         DIST.rename(old)
     fresh.rename(DIST)
@@ -467,6 +475,29 @@ def write_lock(dist: Path) -> None:
     write_json(dist / "wheels.json", wheels)
     lock = {"info": upstream["info"], "packages": packages}
     write_json(dist / "pyodide" / "pyodide-lock.json", lock)
+
+
+def write_version(dist: Path) -> None:
+    """version.json, which sw.js keeps the page by, and the version in sw.js and version.js.
+
+    {"version": SHA-256 of `files` as JSON, "files": {path: SHA-256}}: everything that a visit
+    without the server needs, but for what web/downloads.js keeps of models.
+    """
+    files = {}
+    for path in sorted(path for path in dist.rglob("*") if path.is_file()):
+        name = path.relative_to(dist).as_posix()
+        if not (name in VERSIONED or NOT_KEPT.fullmatch(name)):
+            files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    text = json.dumps(files, separators=(",", ":"))  # as JSON.stringify writes it
+    version = hashlib.sha256(text.encode()).hexdigest()
+    write_json(dist / "version.json", {"version": version, "files": files})
+    for name in VERSIONED:
+        path = dist / name
+        new = re.sub(
+            r'const VERSION = "\w*";', f'const VERSION = "{version}";', path.read_text("utf-8")
+        )
+        path.unlink()  # it may be a second name of a file elsewhere
+        path.write_text(new, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:

@@ -157,7 +157,7 @@ def measure(page: Page, origin: str, name: str) -> tuple[dict[str, Any], Memory]
     context, blank = page.context, f"{origin}/bench/blank.html"
     script = COUNT_MEMORIES + (build.DIST / "worker.js").read_text("utf-8")
     context.route(
-        "**/worker.js", lambda route: route.fulfill(body=script, content_type="text/javascript")
+        "**/worker.js*", lambda route: route.fulfill(body=script, content_type="text/javascript")
     )
     context.route(
         blank, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html")

@@ -4,7 +4,7 @@ server         dist/ at a sub-path of 127.0.0.1, without special headers; counts
 second_origin  a server on another origin that answers everything and lets every origin read it
 browser        one Chromium for the session, WebGPU on its software adapter
 quick_browser  another, whose software adapter is five times faster
-page           a fresh page in a fresh context
+page           a fresh page in a fresh context, without service workers
 A missing browser, dist/ or adapter fails the tests; nothing is skipped.
 """
 
@@ -48,8 +48,8 @@ class TestServer(build.Server):
 
     __test__ = False
 
-    def __init__(self, handler: Any) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+    def __init__(self, handler: Any, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), handler)
         self.origin = f"http://127.0.0.1:{self.server_address[1]}"
         self.url = self.origin + "/"
         self.requests: list[str] = []  # "GET /path" each, in order
@@ -108,11 +108,11 @@ class OpenHandler(BaseHTTPRequestHandler):
         pass
 
 
-def serve_folder(folder: Path) -> TestServer:
+def serve_folder(folder: Path, port: int = 0) -> TestServer:
     def handler(*arguments: Any) -> DistHandler:
         return DistHandler(*arguments, directory=str(folder))
 
-    return TestServer(handler)
+    return TestServer(handler, port)
 
 
 @pytest.fixture(scope="session")
@@ -130,11 +130,12 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ignore=lambda path, names: own if Path(path) == ROOT / "dist/models" else (),
     )
     build.write_json(copy / "models.json", bundled)
+    build.write_version(copy)
     return copy
 
 
-def host(dist: Path) -> TestServer:
-    server = serve_folder(dist.parents[len(Path(SUB_PATH).parts) - 1])
+def host(dist: Path, port: int = 0) -> TestServer:
+    server = serve_folder(dist.parents[len(Path(SUB_PATH).parts) - 1], port)
     server.url = f"{server.origin}/{SUB_PATH}/"
     return server
 
@@ -198,7 +199,7 @@ def launch(browser: Browser, flags: list[str]) -> Browser:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context()
+    context = browser.new_context(service_workers="block")  # so that nothing but the test fetches
     yield context.new_page()
     context.close()
 

@@ -36,7 +36,7 @@ def tiny():
 @pytest.fixture(scope="module")
 def in_page(quick_browser, server, tiny, tmp_path_factory):
     """Runs a function of in_page_api.py in a page with dist/'s wheels: what it returns."""
-    context = quick_browser.new_context()
+    context = quick_browser.new_context(service_workers="block")
     page = context.new_page()
     blank = server.url + "blank/page.html"
     page.route(blank, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"))

@@ -48,14 +48,14 @@ PRELUDE = (Path(__file__).parent / "count_gpu_calls.js").read_text("utf-8")
 
 def open_counted(browser: Browser, server: TestServer, change: tuple[str, str] = ("", "")) -> Page:
     """A page with a model whose worker's WebGPU calls are counted; `change` spoils the prelude."""
-    page = browser.new_context().new_page()
+    page = browser.new_context(service_workers="block").new_page()
 
     def counted(route: Route) -> None:
         worker = route.fetch()
         text = PRELUDE.replace(*change) + worker.text()
         route.fulfill(response=worker, body=text)
 
-    page.context.route("**/worker.js", counted)
+    page.context.route("**/worker.js*", counted)
     address = f"{server.origin}/elsewhere.html"
     page.route(
         address, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html")

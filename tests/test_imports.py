@@ -20,7 +20,7 @@ LAYERS = (
     "backbone variables layer masks embedding attention layers",
     "generate search stream selftest preset",
     "causal_lm",
-    "page convert __main__ __init__",
+    "page preload convert __main__ __init__",
 )
 RANKS = {name: rank for rank, line in enumerate(LAYERS) for name in line.split()}
 # Who may import what is not everywhere; everywhere else it would break the page or the tests.

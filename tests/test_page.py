@@ -28,7 +28,8 @@ LOAD_MS = 120_000  # Pyodide, the model, every pipeline in software; more when t
 WRITE_MS = 30_000
 POLICY = (
     "default-src 'none'; script-src 'self' blob: 'wasm-unsafe-eval'; connect-src 'self'; "
-    "worker-src blob:; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'"
+    "worker-src 'self' blob:; manifest-src 'self'; style-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'"
 )
 
 
@@ -182,7 +183,7 @@ class Visit(NamedTuple):
 def visit(quick_browser: Browser, dist: Path) -> Iterator[Visit]:
     """The page, loaded from its sub-path, with the model ready."""
     server = host(dist)
-    context = quick_browser.new_context()
+    context = quick_browser.new_context(service_workers="block")
     asked: list[str] = []
     context.on("request", lambda request: asked.append(request.url))
     yield Visit(open_page(context, server.url), server, asked)
@@ -423,7 +424,7 @@ def two_models(quick_browser: Browser, dist: Path, tmp_path_factory: Any) -> Ite
     (folder / "models.json").unlink()  # the other name of the file in dist
     (folder / "models.json").write_text(json.dumps(listed))
     with bad_server(folder) as server:
-        context = quick_browser.new_context()
+        context = quick_browser.new_context(service_workers="block")
         yield open_page(context, server.url), server
         context.close()
 

@@ -240,7 +240,7 @@ def odd_server(dist):
 @pytest.fixture(scope="module")
 def in_page(browser, odd_server):
     """Runs a function of in_page_webgpu.py in a page with dist/'s wheels: what it returns."""
-    context = browser.new_context()
+    context = browser.new_context(service_workers="block")
     page = context.new_page()
     page.goto(odd_server.url + "odd/blank")
     page.evaluate(BOOT)

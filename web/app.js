@@ -2,6 +2,7 @@
 // textContent.
 
 import { openModels } from "./models.js";
+import { keepPage } from "./offline.js";
 import { $, megabytes, say, whole } from "./show.js";
 
 // The settings: element, option of generate, and the value (besides an empty field) that leaves it off.
@@ -44,6 +45,7 @@ const listener = {
     lm = model;
     showRunning(lm.info);
     setButtons();
+    keepPage(); // not before: it would keep the model waiting
   },
 
   defaults(config) {
@@ -55,6 +57,7 @@ const listener = {
   },
 
   async failed(problem) {
+    keepPage();
     $("running-empty").textContent = "Nothing: no model is loaded.";
     if (problem.error?.name === "DeviceError" && !(await hasAdapter())) showNoDevice(problem.error);
     else showProblem(problem);
@@ -88,6 +91,7 @@ function showRunning(info) {
     Context: `${whole(info.context)} tokens`,
     "GPU memory": `${megabytes(info.gpuBytes)} MB`,
     "Self-test": info.selfTest,
+    Python: info.started === "snapshot" ? "from a snapshot" : "started anew",
     Kernels: info.kernels.join(", "),
   };
   $("running").replaceChildren(

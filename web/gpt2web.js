@@ -24,10 +24,12 @@
 
 import { failure, invalid } from "./errors.js";
 import { wholeModel } from "./own_files.js";
+import { VERSION } from "./version.js";
 
 export { keepOffline, models, removeModel } from "./stored.js";
 
 const here = new URL("./", import.meta.url);
+const IDLE = 2000; // milliseconds without a generation before a snapshot is made
 
 // The options of GPT2CausalLM.stream, as they are written here and as they are written there.
 const OPTIONS = {
@@ -90,6 +92,7 @@ export async function load(name, options = {}) {
     if (precision !== undefined && precision !== null) message.precision = precision; // else as stored
     if (download?.paused) message.paused = true;
     const info = await link.request(message, onProgress);
+    if (info.started === "anew") makeSnapshotLater(link);
     return new Model(link, info);
   } catch (error) {
     link.close(error);
@@ -132,7 +135,10 @@ class Model {
 
   constructor(link, info) {
     this.#link = link;
-    /** model, adapter, backend, software, precision, kernels, selfTest, parameters, gpuBytes, context */
+    /**
+     * model, adapter, backend, software, precision, kernels, selfTest, parameters, gpuBytes, context, and
+     * started: how Python came up, "anew" or from a "snapshot"
+     */
     this.info = Object.freeze(info);
   }
 
@@ -260,6 +266,38 @@ class Generation {
   }
 }
 
+/**
+ * A worker that runs a file of this folder.
+ *
+ * One whose script is a blob inherits this page's Content-Security-Policy; one fetched from a host that
+ * sends no headers would run under none. The blob only imports the file, by an address that tells sw.js
+ * which version it is to be. It posts "broken" where that fails.
+ */
+function startWorker(file) {
+  const address = new URL(`${file}?version=${VERSION}`, here).href;
+  const script = `self.version = "${VERSION}";
+    import(${JSON.stringify(address)})
+      .catch((error) => postMessage({ type: "broken", message: String(error) }));`;
+  const blob = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+  const worker = new Worker(blob, { type: "module", name: "gpt2web" });
+  worker.addEventListener("message", () => URL.revokeObjectURL(blob), { once: true });
+  return worker;
+}
+
+/**
+ * Has a second interpreter make the snapshot that the next visit starts from, once this one is idle. Only
+ * where a service worker keeps this folder (sw.js): nothing is to be fetched for it.
+ */
+async function makeSnapshotLater(link) {
+  const container = navigator.serviceWorker;
+  if (!container) return;
+  do await new Promise((resolve) => setTimeout(resolve, IDLE));
+  while (!link.closed && (link.busy || !container.controller));
+  if (link.closed) return;
+  const worker = startWorker("snapshot_worker.js");
+  worker.onmessage = worker.onerror = () => worker.terminate(); // the next visit starts anew, then
+}
+
 /** The worker and the messages under way to and from it. */
 class Link {
   #worker;
@@ -269,16 +307,8 @@ class Link {
   #closed = null; // the error that says why
 
   constructor() {
-    // A worker whose script is a blob inherits this page's Content-Security-Policy; one fetched from
-    // a host that sends no headers would run under none. The blob only imports worker.js.
-    const script = `import(${JSON.stringify(new URL("worker.js", here).href)})
-      .catch((error) => postMessage({ type: "broken", message: String(error) }));`;
-    const address = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
-    this.#worker = new Worker(address, { type: "module", name: "gpt2web" });
-    this.#worker.onmessage = ({ data }) => {
-      URL.revokeObjectURL(address);
-      this.#receive(data);
-    };
+    this.#worker = startWorker("worker.js");
+    this.#worker.onmessage = ({ data }) => this.#receive(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();
       this.#receive({ type: "broken", message: event.message ?? "it could not be started" });
@@ -314,6 +344,15 @@ class Link {
 
   forget(id) {
     this.#handlers.delete(id);
+  }
+
+  /** Whether an answer is still to come. */
+  get busy() {
+    return this.#handlers.size > 0;
+  }
+
+  get closed() {
+    return this.#closed !== null;
   }
 
   close(error) {

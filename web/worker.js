@@ -1,9 +1,16 @@
-// worker.js: boots Pyodide, installs the wheels, and passes messages between gpt2web.js and gpt2web/page.py.
+// worker.js: starts Python and passes messages between gpt2web.js and gpt2web/page.py.
 // The messages themselves are listed at the top of gpt2web.js.
 
 import * as downloads from "./downloads.js";
-import { failure, fetchOwn } from "./errors.js";
-import { loadPyodide } from "./pyodide/pyodide.mjs";
+import { failure } from "./errors.js";
+import { startRuntime } from "./runtime.js";
+import { VERSION } from "./version.js";
+
+// A worker made from this file's own address would not have the page's Content-Security-Policy.
+if (location.protocol !== "blob:") throw new Error("worker.js is started by gpt2web.js only");
+if (self.version !== VERSION) {
+  throw new Error("the server got a new version of this page while it was loaded");
+}
 
 const here = new URL("./", import.meta.url);
 const post = (message) => postMessage(withNull(message.toJs({ dict_converter: Object.fromEntries })));
@@ -26,12 +33,9 @@ onmessage = async ({ data }) => {
 postMessage({ type: "ready" });
 
 async function start() {
-  const indexURL = new URL("pyodide/", here).href;
-  const [pyodide, wheels] = await Promise.all([loadPyodide({ indexURL }), fetchWheels(), adapterIsThere()]);
-  const extractDir = pyodide.pyimport("site").getsitepackages().get(0);
-  for (const wheel of wheels) pyodide.unpackArchive(wheel, "wheel", { extractDir });
+  const [{ pyodide, started }] = await Promise.all([startRuntime(), adapterIsThere()]);
   pyodide.registerJsModule("gpt2web_downloads", downloads); // for gpt2web/browser_folder.py
-  const page = pyodide.pyimport("gpt2web.page").Page(here.href, post);
+  const page = pyodide.pyimport("gpt2web.page").Page(here.href, post, started);
   return { pyodide, page };
 }
 
@@ -41,24 +45,6 @@ async function adapterIsThere() {
   if (navigator.gpu) throw noDevice("WebGPU finds no graphics adapter here.");
   if (isSecureContext) throw noDevice("This browser has no WebGPU.");
   throw noDevice("Browsers keep WebGPU from addresses other than https:// and http://localhost.");
-}
-
-async function fetchWheels() {
-  const list = await (await get("wheels.json")).json();
-  return Promise.all(list.map(fetchWheel));
-}
-
-async function fetchWheel({ file, sha256 }) {
-  const archive = await (await get(`wheels/${file}`)).arrayBuffer();
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", archive));
-  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (found === sha256) return archive;
-  const problem = `wheels/${file} has sha256 ${found}, but wheels.json says ${sha256}`;
-  throw failure("LoadError", `${problem}: build or copy it again.`, "runtime-damaged");
-}
-
-function get(path) {
-  return fetchOwn(new URL(path, here), path);
 }
 
 /** Python's None arrives as undefined; the messages say null. */

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from functools import wraps
+from functools import cache, wraps
 from importlib.resources import files
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -480,6 +480,7 @@ def shaped(data: memoryview, shape: tuple[int, ...], format: str) -> Any:
     return flat.cast(format) if 0 in shape else flat.cast(format, shape)  # type: ignore[call-overload]
 
 
+@cache
 def shader_source(name: str) -> str:
     """The text of shaders/<name>.wgsl behind the files its first line includes."""
     folder = files("gpt2web.shaders")

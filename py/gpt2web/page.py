@@ -32,11 +32,13 @@ class Page:
 
     base_url: the address of the folder that holds models/, ending in a slash.
     post: takes each answer, a dict of numbers, strings, lists and dicts.
+    started: how Python came up, "anew" or from a "snapshot".
     """
 
-    def __init__(self, base_url: str, post: Post) -> None:
+    def __init__(self, base_url: str, post: Post, started: str = "anew") -> None:
         self.base_url = base_url
         self.post = post
+        self.started = started
         self.lm: GPT2CausalLM | None = None
         self.loading: Loading | None = None
         self.under_way: dict[int, Generation] = {}
@@ -88,7 +90,8 @@ class Page:
         finally:
             self.loading = None
             loading.end()
-        return {camel_case(key): value for key, value in self.lm.info.items()}
+        info = {**self.lm.info, "started": self.started}
+        return {camel_case(key): value for key, value in info.items()}
 
     async def generate(self, number: int, prompt: str, options: Message) -> None:
         """Posts the seed, then batches of pieces; the last piece has a finish reason.

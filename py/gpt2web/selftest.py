@@ -12,6 +12,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -149,6 +150,14 @@ async def _read_together(device: Device, tensors: list[Tensor]) -> list[list[flo
     ]
 
 
+@cache
+def recorded_answers() -> dict[str, dict[str, list[float]]]:
+    """answers.json: buffers by name, for "int8" and "int4"."""
+    text = files("gpt2web").joinpath("answers.json").read_text(encoding="utf-8")
+    answers: dict[str, dict[str, list[float]]] = json.loads(text)
+    return answers
+
+
 def compare(found: dict[str, list[float]], answers: dict[str, list[float]]) -> str | None:
     """The first difference, as a sentence; None when all is well."""
     for name, wanted in answers.items():
@@ -168,7 +177,7 @@ async def run(device: Device, precision: str) -> tuple[str, str]:
     Where another precision fails, plain f32 is tried. Raises DeviceError, naming the kernels and
     the adapter, where that fails too.
     """
-    answers = json.loads(files("gpt2web").joinpath("answers.json").read_text(encoding="utf-8"))
+    answers = recorded_answers()
     wrong = compare(await compute(device, precision), answers[answers_of(precision)])
     if wrong is None:
         return precision, "passed"

@@ -313,7 +313,12 @@ class GPU(classes.GPU):
 
 
 def _navigator_gpu() -> Any:
-    return getattr(js.navigator, "gpu", None)
+    try:
+        return getattr(js.navigator, "gpu", None)
+    except (
+        JsException
+    ):  # while a memory snapshot is made, Pyodide's js is a stand-in
+        return None
 
 
 def _limits(js_limits: Any) -> dict[str, int]:

@@ -1,0 +1,134 @@
+"""How the page starts: from a snapshot of the interpreter, and without one that is any good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from browser import ROOT, TestServer
+from gpt2web import gpu, preload, selftest
+
+LOAD_MS = 120_000
+
+# The one entry of the snapshot's cache: {address, bytes, sha256}, null while there is none.
+ENTRY = """async () => {
+  const name = (await caches.keys()).find((name) => name.startsWith("gpt2web snapshot "));
+  if (!name) return null;
+  const cache = await caches.open(name);
+  const keys = await cache.keys();
+  if (keys.length === 0) return null;
+  if (keys.length > 1) throw new Error("more than one snapshot is kept");
+  const response = await cache.match(keys[0]);
+  const bytes = (await response.blob()).size;
+  return { address: keys[0].url, bytes, sha256: response.headers.get("X-SHA-256") };
+}"""
+
+# Puts something else in its place. change: "a byte", "its head" (with the right hash), "its name"
+SPOIL = """async (change) => {
+  const name = (await caches.keys()).find((name) => name.startsWith("gpt2web snapshot "));
+  const cache = await caches.open(name);
+  const [{ url }] = await cache.keys();
+  const response = await cache.match(url);
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  let sha256 = response.headers.get("X-SHA-256");
+  await cache.delete(url);
+  if (change === "a byte") bytes[20_000_000] ^= 1;
+  if (change === "its head") {
+    bytes[0] ^= 1;
+    const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+    sha256 = Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  }
+  const address = change === "its name" ? url.replace(/version=\\w+/, "version=older") : url;
+  await cache.put(address, new Response(bytes, { headers: { "X-SHA-256": sha256 } }));
+}"""
+
+
+@pytest.fixture
+def context(quick_browser: Browser) -> Iterator[BrowserContext]:
+    context = quick_browser.new_context()
+    yield context
+    context.close()
+
+
+def opened(page: Page) -> str:
+    """Waits for the model; how Python came up."""
+    expect(page.locator("#generate")).to_be_enabled(timeout=LOAD_MS)
+    return page.locator("#running div", has_text="Python").locator("dd").inner_text()
+
+
+def write(page: Page, seed: str) -> tuple[str, str]:
+    """The text, and the seed that was used."""
+    page.fill("#prompt", "Once upon a time")
+    page.fill("#max-new-tokens", "4")
+    page.fill("#seed", seed)
+    page.click("#generate")
+    expect(page.locator("#story-foot")).to_be_visible(timeout=LOAD_MS)
+    return page.inner_text("#written"), page.inner_text("#figure-seed")
+
+
+def snapshot(page: Page, other_than: str = "") -> dict[str, str]:
+    """Waits until there is one, with another address and hash than before."""
+    for _ in range(LOAD_MS // 200):
+        entry: dict[str, str] | None = page.evaluate(ENTRY)
+        if entry and other_than not in (entry["sha256"], entry["address"]):
+            return entry
+        page.wait_for_timeout(200)
+    raise AssertionError("no snapshot was made")
+
+
+@pytest.mark.browser
+def test_a_snapshot_is_made_used_and_replaced_when_it_is_damaged_or_of_another_version(
+    context: BrowserContext, server: TestServer
+) -> None:
+    page = context.new_page()
+    page.goto(server.url)
+    assert opened(page) == "started anew"
+    text, _ = write(page, "5")
+    first = snapshot(page)
+
+    page.reload()
+    assert opened(page) == "from a snapshot"
+    assert write(page, "5") == (text, "5")
+    _, one_seed = write(page, "")
+    page.reload()
+    assert opened(page) == "from a snapshot"
+    _, other_seed = write(page, "")
+    assert one_seed != other_seed  # drawn from os.urandom: the state of `random` is in the snapshot
+
+    for change in ("a byte", "its head", "its name"):
+        page.evaluate(SPOIL, change)
+        spoiled = page.evaluate(ENTRY)
+        page.reload()
+        assert opened(page) == "started anew", change
+        assert write(page, "5") == (text, "5")
+        other_than = spoiled["address"] if change == "its name" else spoiled["sha256"]
+        again = snapshot(page, other_than)
+        assert again["address"] == first["address"]
+        if change == "a byte":
+            page.reload()
+            assert opened(page) == "from a snapshot"
+
+
+def test_a_preloaded_package_reads_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu.shader_source.cache_clear()
+    selftest.recorded_answers.cache_clear()
+    preload.read_files()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a snapshot has no file system")
+
+    monkeypatch.setattr(gpu, "files", refuse)
+    monkeypatch.setattr(selftest, "files", refuse)
+    for path in (ROOT / "shaders").glob("*.wgsl"):
+        assert gpu.shader_source(path.stem).endswith(path.read_text("utf-8"))
+    assert selftest.recorded_answers()["int8"]
+    gpu.shader_source.cache_clear()
+    with pytest.raises(AssertionError, match="no file system"):
+        gpu.shader_source("embed")
+
+
+def test_only_modules_that_cannot_run_in_the_page_are_left_out() -> None:
+    everything = {path.stem for path in (ROOT / "py/gpt2web").glob("*.py")} - {"__init__"}
+    assert everything - set(preload.module_names()) == {"__main__", "url_folder"}
