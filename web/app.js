@@ -4,6 +4,7 @@
 import { openModels } from "./models.js";
 import { keepPage } from "./offline.js";
 import { $, megabytes, say, whole } from "./show.js";
+import { addRequests, openWhatLeft, writingBegins, writingEnds } from "./what_left.js";
 
 // The settings: element, option of generate, and the value (besides an empty field) that leaves it off.
 const SETTINGS = [
@@ -62,6 +63,8 @@ const listener = {
     if (problem.error?.name === "DeviceError" && !(await hasAdapter())) showNoDevice(problem.error);
     else showProblem(problem);
   },
+
+  requests: addRequests,
 
   problem(problem) {
     if (problem) showProblem(problem);
@@ -124,6 +127,7 @@ async function write() {
   $("story-foot").hidden = true;
   document.body.classList.add("writing");
   say("Writing.");
+  writingBegins();
   let text = "";
   let spoken = 0;
   let last = null;
@@ -145,6 +149,7 @@ async function write() {
     if (error.name !== "ClosedError") await showPromptProblem(error, prompt); // else: another model
   } finally {
     writing = null;
+    writingEnds();
     document.body.classList.remove("writing");
     $("finish").textContent = last?.finishReason ? FINISHES[last.finishReason] : "Broken off by an error.";
     $("story-foot").hidden = last === null;
@@ -299,4 +304,5 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+openWhatLeft();
 openModels(listener);

@@ -20,7 +20,8 @@
 //   {type: "tokenize", id, text}              {type: "result", id, value}
 //   {type: "detokenize", id, ids}             {type: "result", id, value}
 // Instead of the last answer there may be     {type: "error", id, error: {name, code, message, detail}}
-// Not about one message: {type: "ready"}, once, and {type: "broken", message} when all is over.
+// Not about one message: {type: "ready"}, once, {type: "requests", requests} (see requests.js), and
+// {type: "broken", message} when all is over.
 
 import { failure, invalid } from "./errors.js";
 import { wholeModel } from "./own_files.js";
@@ -57,6 +58,8 @@ const OPTIONS = {
  *   "check" (the self-test), "model", "prepare"; done and total: bytes, total 0 where it is not known.
  *   For "download" also `stored`, the bytes that were here before, and `notice`: a sentence for the
  *   reader, or null (there is no room to keep the model, say)
+ * @param {(requests: object[]) => void} [options.onRequests]  told of everything that the worker asks for, as
+ *   long as it runs; see watchRequests in requests.js
  * @param {AbortSignal} [options.signal]  gives up: the promise rejects with the signal's reason
  * @param {string} [options.precision]  "f32", "f16", "int8" or "int4"; what the model is stored in
  *   where none is given
@@ -69,8 +72,8 @@ const OPTIONS = {
  *   what can be done, here and in all other methods: see docs/errors.md
  */
 export async function load(name, options = {}) {
-  const names = ["onProgress", "signal", "precision", "files", "download"];
-  const { onProgress, signal, precision, files, download } = known(options, names, "load");
+  const names = ["onProgress", "onRequests", "signal", "precision", "files", "download"];
+  const { onProgress, onRequests, signal, precision, files, download } = known(options, names, "load");
   const own = files ? wholeModel([...files]) : null;
   const model = name === undefined ? (own?.name ?? "stories") : name;
   if (typeof model !== "string") {
@@ -80,7 +83,7 @@ export async function load(name, options = {}) {
     throw invalid(`The option download must be a Download, not ${kind(download)}.`);
   }
   signal?.throwIfAborted();
-  const link = new Link();
+  const link = new Link(onRequests);
   const giveUp = () => link.close(signal.reason);
   const pause = () => link.tell({ type: download.paused ? "pause" : "resume" });
   signal?.addEventListener("abort", giveUp);
@@ -305,8 +308,10 @@ class Link {
   #early = []; // messages sent before the worker's module had loaded
   #last = 0;
   #closed = null; // the error that says why
+  #onRequests;
 
-  constructor() {
+  constructor(onRequests) {
+    this.#onRequests = onRequests;
     this.#worker = startWorker("worker.js");
     this.#worker.onmessage = ({ data }) => this.#receive(data);
     this.#worker.onerror = (event) => {
@@ -368,6 +373,8 @@ class Link {
       const early = this.#early;
       this.#early = null;
       for (const waiting of early) this.#worker.postMessage(waiting);
+    } else if (message.type === "requests") {
+      this.#onRequests?.(message.requests);
     } else if (message.type === "broken") {
       const way = "Reload the page; if that does not help, this copy of gpt2web is damaged.";
       this.close(failure("LoadError", `The worker failed: ${message.message}. ${way}`, "runtime-damaged"));

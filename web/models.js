@@ -21,7 +21,8 @@ let tell = null; // app.js, which wants to hear of it
  * Fills the panel and loads the model that index.html names.
  *
  * @param {object} listener  starting(): the model before goes; loaded(lm); defaults(config): the model's own
- *   sampling settings; failed(problem): nothing is loaded; problem(problem or null): about something else.
+ *   sampling settings; failed(problem): nothing is loaded; problem(problem or null): about something else;
+ *   requests(requests): what the worker has asked for.
  *   A problem is {message, error, again: {label, run}, calm}: a way out, and whether nothing went wrong
  */
 export function openModels(listener) {
@@ -62,7 +63,7 @@ async function start(choice) {
     progress.show(news);
     if (news.stage === "prepare") list().catch(() => {}); // not later: once it writes, the page asks for nothing
   };
-  const options = { onProgress, signal: mine.signal, download };
+  const options = { onProgress, onRequests: tell.requests, signal: mine.signal, download };
   if (choice === OWN) {
     options.files = own.files.map(({ file }) => file);
     options.precision = $("precision").value || undefined;

@@ -3,6 +3,7 @@
 
 import * as downloads from "./downloads.js";
 import { failure } from "./errors.js";
+import { watchRequests } from "./requests.js";
 import { startRuntime } from "./runtime.js";
 import { VERSION } from "./version.js";
 
@@ -15,6 +16,7 @@ if (self.version !== VERSION) {
 const here = new URL("./", import.meta.url);
 const post = (message) => postMessage(withNull(message.toJs({ dict_converter: Object.fromEntries })));
 
+watchRequests((requests) => postMessage({ type: "requests", requests }));
 const starting = start();
 starting.catch(() => {}); // told to whoever asks, below
 

@@ -315,9 +315,7 @@ class GPU(classes.GPU):
 def _navigator_gpu() -> Any:
     try:
         return getattr(js.navigator, "gpu", None)
-    except (
-        JsException
-    ):  # while a memory snapshot is made, Pyodide's js is a stand-in
+    except JsException:  # while a memory snapshot is made, Pyodide's js is a stand-in
         return None
 
 

@@ -1,0 +1,70 @@
+// what_left.js: the panel "What left this tab": every request of the page and of its workers since the page
+// was opened, as the browser has recorded them (requests.js), and how many while a text was written.
+
+import { watchRequests } from "./requests.js";
+import { $, size, whole } from "./show.js";
+
+const requests = [];
+let writing = null; // the last text: {from, to}, in milliseconds since 1970; to is Infinity while it is written
+
+export function openWhatLeft() {
+  watchRequests(addRequests);
+  show();
+}
+
+/** More requests, as requests.js tells of them: the workers' come by way of gpt2web.js. */
+export function addRequests(more) {
+  requests.push(...more);
+  $("left-rows").append(...more.map(row));
+  show();
+}
+
+export function writingBegins() {
+  writing = { from: now(), to: Infinity };
+  show();
+}
+
+export function writingEnds() {
+  writing.to = now();
+  show();
+}
+
+function show() {
+  const made = requests.filter(({ how }) => how !== "refused");
+  const elsewhere = made.filter(({ address }) => new URL(address).origin !== location.origin);
+  const bytes = made.reduce((sum, request) => sum + request.bytes, 0);
+  const where = elsewhere.length ? `${whole(elsewhere.length)} not to` : "all to";
+  $("left-total").textContent =
+    `${counted(made)} since this page was opened, ${where} ${location.origin}, which it comes from. ` +
+    `${size(bytes)} came in answer.`;
+  const refused = requests.length - made.length;
+  $("left-refused").textContent = refused ? `${whole(refused)} refused by the page’s policy: nothing of it was sent.` : "";
+  if (writing === null) return;
+  const meanwhile = made.filter(({ began }) => began >= writing.from && began <= writing.to);
+  const when = writing.to === Infinity ? "since you pressed Generate" : "while the last text was written";
+  $("left-writing").textContent = `${counted(meanwhile)} ${when}.`;
+}
+
+function counted({ length }) {
+  return length === 1 ? "1 request" : `${whole(length)} requests`;
+}
+
+function row({ address, how, bytes, began }) {
+  const made = document.createElement("tr");
+  const seconds = ((began - performance.timeOrigin) / 1000).toFixed(1);
+  const came = how === "refused" ? "–" : bytes === 0 ? "a kept copy" : size(bytes);
+  for (const text of [`${seconds} s`, how, shortened(address), came]) {
+    made.append(document.createElement("td"));
+    made.lastChild.textContent = text;
+  }
+  return made;
+}
+
+/** On the page's own origin an address begins with its path. */
+function shortened(address) {
+  return address.startsWith(`${location.origin}/`) ? address.slice(location.origin.length) : address;
+}
+
+function now() {
+  return performance.timeOrigin + performance.now();
+}
