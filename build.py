@@ -490,13 +490,14 @@ def write_version(dist: Path) -> None:
             files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     text = json.dumps(files, separators=(",", ":"))  # as JSON.stringify writes it
     version = hashlib.sha256(text.encode()).hexdigest()
+    (dist / "version.json").unlink(missing_ok=True)  # it may be a second name of a file elsewhere
     write_json(dist / "version.json", {"version": version, "files": files})
     for name in VERSIONED:
         path = dist / name
         new = re.sub(
             r'const VERSION = "\w*";', f'const VERSION = "{version}";', path.read_text("utf-8")
         )
-        path.unlink()  # it may be a second name of a file elsewhere
+        path.unlink()  # so may this
         path.write_text(new, encoding="utf-8")
 
 

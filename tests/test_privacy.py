@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,6 +185,10 @@ def arrived(second_origin: TestServer) -> set[str]:
     return {path.removesuffix("-1-py3-none-any.whl") for path in paths}
 
 
+def test_the_readme_says_how_many_ways_are_tried() -> None:
+    assert f"Tests try {len(WANTED)} ways out" in (ROOT / "README.md").read_text("utf-8")
+
+
 @pytest.fixture(scope="module")
 def two_copies(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
     """dist/ in closed/, and in open/ without its policy and without no_webrtc.js."""
@@ -294,6 +299,54 @@ def test_no_text_is_compiled_in_page_and_worker_and_without_the_policy_it_is(
         ("open", "Page"): done,
         ("open", "Worker"): done,
     }
+
+
+# --- the service worker, which the page's policy does not reach -----------------------------------
+
+
+def test_the_service_worker_asks_for_files_of_its_folder_only() -> None:
+    program = (WEB / "sw.js").read_text("utf-8")
+    asked = set(re.findall(r"(?<![\w.])fetch\((.*?)(?:, \{.*)?\);", program))
+    ours = 'path === "index.html" ? SCOPE : address'  # address: made by addressOf
+    assert asked == {'addressOf("version.json")', ours, "event.request"}
+    (where,) = re.findall(r"function addressOf\(path\) \{\n(.*?)\n\}", program, re.S)
+    assert where.strip() == "return new URL(path, SCOPE).href;"
+    # A page's own request is taken over only where it is for this folder.
+    assert "origin !== SCOPE.origin || !pathname.startsWith(SCOPE.pathname)) return;" in program
+
+
+@pytest.mark.browser
+def test_with_the_service_worker_nothing_gets_out_and_its_requests_are_listed_too(
+    quick_browser: Browser, own_server: TestServer, second_origin: TestServer
+) -> None:
+    context = quick_browser.new_context()
+    context.route("**/*.safetensors", lambda route: route.fulfill(status=404))  # a load that ends
+    page = context.new_page()
+    page.goto(own_server.url)
+    page.wait_for_function("() => navigator.serviceWorker.controller", timeout=LOAD_MS)
+    (service,) = context.service_workers
+    names = service.evaluate("() => performance.getEntriesByType('resource').map((e) => e.name)")
+    assert len(names) > 20 and all(name.startswith(own_server.url) for name in names)
+
+    unlisted = re.compile(
+        r"icon|/sw\.js$|/manifest\.webmanifest$"
+    )  # what the browser asks for itself
+    paths = [request.removeprefix("GET ") for request in own_server.requests]
+    seen = Counter(path for path in paths if not unlisted.search(path))
+    assert max(seen.values()) > 1  # the page's and the service worker's
+    for _ in range(50):
+        if seen <= Counter(listed(page)):
+            break
+        page.wait_for_timeout(100)
+    assert seen - Counter(listed(page)) == Counter()
+
+    fetch = "url => fetch(url, { mode: 'no-cors' }).then(() => 'out', () => 'refused')"
+    assert page.evaluate(fetch, second_origin.url) == "refused"
+    assert second_origin.requests == []
+    assert (
+        service.evaluate(fetch, second_origin.url) == "out"
+    )  # so what it asks for is tested above
+    context.close()
 
 
 # --- a visit, and what the page tells of it -------------------------------------------------------

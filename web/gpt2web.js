@@ -58,8 +58,8 @@ const OPTIONS = {
  *   "check" (the self-test), "model", "prepare"; done and total: bytes, total 0 where it is not known.
  *   For "download" also `stored`, the bytes that were here before, and `notice`: a sentence for the
  *   reader, or null (there is no room to keep the model, say)
- * @param {(requests: object[]) => void} [options.onRequests]  told of everything that the worker asks for, as
- *   long as it runs; see watchRequests in requests.js
+ * @param {(requests: object[]) => void} [options.onRequests]  told of everything that the workers of this model
+ *   ask for; see watchRequests in requests.js
  * @param {AbortSignal} [options.signal]  gives up: the promise rejects with the signal's reason
  * @param {string} [options.precision]  "f32", "f16", "int8" or "int4"; what the model is stored in
  *   where none is given
@@ -298,7 +298,11 @@ async function makeSnapshotLater(link) {
   while (!link.closed && (link.busy || !container.controller));
   if (link.closed) return;
   const worker = startWorker("snapshot_worker.js");
-  worker.onmessage = worker.onerror = () => worker.terminate(); // the next visit starts anew, then
+  worker.onmessage = ({ data }) => {
+    if (data.requests) link.listRequests(data.requests);
+    else worker.terminate(); // it has made it, or can't: the next visit starts anew, then
+  };
+  worker.onerror = () => worker.terminate();
 }
 
 /** The worker and the messages under way to and from it. */
@@ -318,6 +322,11 @@ class Link {
       event.preventDefault();
       this.#receive({ type: "broken", message: event.message ?? "it could not be started" });
     };
+  }
+
+  /** Tells who loaded the model what was asked for. */
+  listRequests(requests) {
+    this.#onRequests?.(requests);
   }
 
   /** Sends a message under a new id and gives every answer to `handler`. */
@@ -374,7 +383,7 @@ class Link {
       this.#early = null;
       for (const waiting of early) this.#worker.postMessage(waiting);
     } else if (message.type === "requests") {
-      this.#onRequests?.(message.requests);
+      this.listRequests(message.requests);
     } else if (message.type === "broken") {
       const way = "Reload the page; if that does not help, this copy of gpt2web is damaged.";
       this.close(failure("LoadError", `The worker failed: ${message.message}. ${way}`, "runtime-damaged"));

@@ -1,10 +1,12 @@
 // snapshot_worker.js: a second, fresh interpreter, that makes the snapshot which the next visit starts from.
 // gpt2web.js starts this worker when nothing else is to be done, and ends it when it has posted.
 
+import { watchRequests } from "./requests.js";
 import { get, startAnew } from "./runtime.js";
 import { digest, findSnapshot, keepSnapshot } from "./snapshot.js";
 import { VERSION } from "./version.js";
 
+watchRequests((requests) => postMessage({ requests }));
 make().then(
   (bytes) => postMessage({ bytes }),
   (error) => postMessage({ error: String(error) }),

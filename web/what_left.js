@@ -9,6 +9,7 @@ let writing = null; // the last text: {from, to}, in milliseconds since 1970; to
 
 export function openWhatLeft() {
   watchRequests(addRequests);
+  navigator.serviceWorker?.addEventListener("message", ({ data }) => addRequests(data.requests)); // sw.js
   show();
 }
 
