@@ -278,16 +278,34 @@ IN_THE_PAGE: dict[str, Callable[[Page], Any]] = {
     "busy": in_use,
     "storage-damaged": other_bytes_each_time,
 }
-BOTH = {"download-broken": no_answer, "checkpoint-missing": no_such_folder}  # under another name
+
+
+def folder_that_has_gone(page: Page) -> Any:
+    return page.evaluate("""async () => {
+      const { filesOf } = await import("./own_files.js");
+      const gone = new DOMException("A requested file could not be found.", "NotFoundError");
+      const entry = { isFile: true, name: "gpt2", file: (found, failed) => failed(gone) };
+      return filesOf({ items: [{ kind: "file", webkitGetAsEntry: () => entry }] }).then(
+        () => null, ({ name, code, message }) => ({ name, code, message }));
+    }""")
+
+
+ALSO = [  # natively, and here
+    ("download-broken", no_answer),
+    ("checkpoint-missing", no_such_folder),
+    ("checkpoint-missing", folder_that_has_gone),
+]
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("code", IN_THE_PAGE | BOTH)
-def test_in_the_page(code: str, quick_browser: Browser, server: TestServer) -> None:
+@pytest.mark.parametrize(("code", "provoke"), [*IN_THE_PAGE.items(), *ALSO])
+def test_in_the_page(
+    code: str, provoke: Callable[[Page], Any], quick_browser: Browser, server: TestServer
+) -> None:
     page = quick_browser.new_page()
     page.goto(f"{server.url}icon.svg")
     page.set_default_timeout(60_000)
-    error = (IN_THE_PAGE | BOTH)[code](page)
+    error = provoke(page)
     page.context.close()
     assert error["code"] == code, error
     told(code, error["name"], error["message"])

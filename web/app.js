@@ -283,7 +283,10 @@ $("composer").addEventListener("submit", (event) => {
   write();
 });
 $("stop").addEventListener("click", () => writing?.abort());
-$("copy").addEventListener("click", () => copy().catch((error) => showProblem({ error, message: error.message })));
+$("copy").addEventListener("click", () => {
+  const message = "The browser does not let this page copy: select the text and copy it yourself.";
+  copy().catch((error) => showProblem({ error, message, calm: true }));
+});
 $("keep-seed").addEventListener("click", () => setValue("seed", $("figure-seed").textContent));
 for (const [id] of SETTINGS) {
   showValue(id);

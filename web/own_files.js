@@ -18,9 +18,16 @@ export async function filesOf(transfer) {
   const found = [];
   for (const one of dropped) {
     if (one instanceof File) found.push(one);
-    else await walk(one, found);
+    else await walk(one, found).catch((error) => unreadable(one, error));
   }
   return found;
+}
+
+/** Throws why a file or folder could not be looked into; what the browser says of it is short. */
+function unreadable({ name }, error) {
+  if (typeof error.code === "string") throw error; // ours
+  const way = "Look whether it is still there and may be read, or choose the files instead.";
+  throw refusal(`${name} can’t be read (${error.message}). ${way}`);
 }
 
 async function walk(entry, found) {
