@@ -9,14 +9,14 @@ import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 import small_models
 from bad_server import bad_server, stall, wrong_bytes
-from browser import CHROMIUM_FLAGS, TestServer, host, launch
+from browser import CHROMIUM_FLAGS, TestServer, launch
 from gpt2web import page as page_module
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.convert.model_folder import FolderWriter
@@ -147,30 +147,12 @@ def open_page(context: BrowserContext, url: str) -> Page:
     return page
 
 
-class Visit(NamedTuple):
-    """A loaded page, the server that it alone has used, and all that it asked for."""
-
-    page: Page
-    server: TestServer
-    asked: list[str]  # addresses
-
-
 @pytest.fixture(scope="module")
-def visit(quick_browser: Browser, dist: Path) -> Iterator[Visit]:
+def writer(quick_browser: Browser, server: TestServer) -> Iterator[Page]:
     """The page, loaded from its sub-path, with the model ready."""
-    server = host(dist)
     context = quick_browser.new_context(service_workers="block")
-    asked: list[str] = []
-    context.on("request", lambda request: asked.append(request.url))
-    yield Visit(open_page(context, server.url), server, asked)
+    yield open_page(context, server.url)
     context.close()
-    if server._thread.is_alive():
-        server.stop()
-
-
-@pytest.fixture
-def writer(visit: Visit) -> Page:
-    return visit.page
 
 
 def write(page: Page, prompt: str, length: int, seed: int = 5) -> str:

@@ -13,12 +13,13 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Worker, expect
 
 from browser import ROOT, TestServer, host, serve_folder
-from test_page import LOAD_MS, Visit, open_page, write
+from test_page import LOAD_MS, open_page, write
 
 WEB = ROOT / "web"
 HTML = (WEB / "index.html").read_text("utf-8")
@@ -352,9 +353,16 @@ def test_with_the_service_worker_nothing_gets_out_and_its_requests_are_listed_to
 # --- a visit, and what the page tells of it -------------------------------------------------------
 
 
+class Visit(NamedTuple):
+    """A loaded page, the server that it alone has used, and all that it asked for."""
+
+    page: Page
+    server: TestServer
+    asked: list[str]  # addresses
+
+
 @pytest.fixture(scope="module")
 def visit(quick_browser: Browser, dist: Path) -> Iterator[Visit]:
-    """A loaded page, and the server that it alone has."""
     server = host(dist)
     context = quick_browser.new_context(service_workers="block")
     asked: list[str] = []
