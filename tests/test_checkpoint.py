@@ -212,6 +212,17 @@ def test_a_tied_head_and_old_mask_buffers_are_read_over(folder):
     assert_same(load(folder)[0], WEIGHTS)
 
 
+@pytest.mark.parametrize("order", [["lm_head.weight", *WEIGHTS], [*WEIGHTS, "lm_head.weight"]])
+def test_a_head_of_its_own_is_refused(folder, order):
+    tensors = {"lm_head.weight": WEIGHTS["wte.weight"] + np.float32(1)} | WEIGHTS
+    reference.write_safetensors(folder / FILE, {name: tensors[name] for name in order})
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight is not wte\.weight"):
+        load(folder)
+    tensors["lm_head.weight"] = WEIGHTS["wte.weight"]
+    reference.write_safetensors(folder / FILE, {name: tensors[name] for name in order})
+    assert_same(load(folder)[0], WEIGHTS)
+
+
 def test_a_tensor_left_unread_does_not_shift_the_next_one(folder):
     async def run():
         checkpoint = await open_checkpoint(LocalFolder(folder), CONFIG)

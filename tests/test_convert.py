@@ -178,6 +178,8 @@ def test_a_licence_that_nobody_states_is_unknown_and_asked_for(made, tmp_path, c
     [
         ("---\nlicense: 'apache-2.0'\n---\n", "apache-2.0"),
         ("---\nlicense: other\nlicense_name: mine\n---\n", "mine"),
+        ("---\nlicense:\n- mit\ntags:\n- b\n---\n", "mit"),
+        ("---\nlicense:\ntags:\n- b\n---\n", None),
         ("---\ntags: [a]\n---\nlicense: mit\n", None),
         ("license: mit\n", None),
         ("", None),
@@ -212,6 +214,21 @@ def test_a_model_folder_can_be_converted_again(made, tmp_path):
 def refusal(capsys, *words):
     assert command.main([str(word) for word in words]) == 1
     return capsys.readouterr().err.strip()
+
+
+def test_what_could_not_be_written_or_served_is_refused_first(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for models/
+    source = forms.copy("transformers", tmp_path)
+    assert "--title 'a\\nb': wanted one line" in refusal(capsys, source, "--title", "a\nb")
+    assert "--license '': wanted one line" in refusal(capsys, source, "--license", "")
+    assert "stories is the name of a bundled" in refusal(capsys, source, "--name", "stories")
+    assert "no checkpoint was named" in refusal(capsys, "")
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(b"")
+    assert "a file of a name that is not known" in refusal(capsys, mine)
+    assert not (tmp_path / "models").exists()
+    assert command.main([str(source), "--name", "mine"]) == 0
+    assert (tmp_path / "models/mine/manifest.json").is_file()
 
 
 def test_a_quantised_folder_is_not_converted_again(made, tmp_path, capsys):

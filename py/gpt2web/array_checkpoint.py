@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from gpt2web.arguments import array_shape, f32_bytes
-from gpt2web.checkpoint import MASK, TensorEntry, tensor_shapes
+from gpt2web.checkpoint import HEAD, MASK, TensorEntry, tensor_shapes
 from gpt2web.config import GPT2Config
 from gpt2web.safetensors import Stream
 
@@ -24,8 +24,15 @@ class ArrayCheckpoint:
         self._shapes = tensor_shapes(config)
         self._arrays = {name.removeprefix("transformer."): a for name, a in arrays.items()}
         for name in list(self._arrays):
-            if name == "lm_head.weight" or MASK.fullmatch(name):  # the head is wte again
+            if MASK.fullmatch(name):
                 del self._arrays[name]
+        head = self._arrays.pop(HEAD, None)
+        embedding = self._arrays.get("wte.weight", head)
+        if head is not None and f32_bytes(head) != f32_bytes(embedding):
+            raise ValueError(
+                f"weights: {HEAD} is not wte.weight, GPT-2's tied head: leave it out, or give the "
+                "weights of a model whose head is its embedding"
+            )
         missing = [name for name in self._shapes if name not in self._arrays]
         unknown = [name for name in self._arrays if name not in self._shapes]
         if missing or unknown:

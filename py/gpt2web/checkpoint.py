@@ -50,6 +50,7 @@ __all__ = [
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+HEAD = "lm_head.weight"  # wte again, where a file holds it
 
 SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}\.safetensors")
 
@@ -83,7 +84,7 @@ class TensorEntry:
 class _File:
     name: str
     header: bytes  # the JSON, to know the file again by
-    spans: tuple[tuple[TensorEntry | None, int], ...]  # (tensor or None: read over it, bytes)
+    spans: tuple[tuple[TensorEntry | None, int], ...]  # (None: a mask, read over; bytes)
 
 
 class LocalFolder:
@@ -183,7 +184,8 @@ async def open_checkpoint(folder: Folder, config: GPT2Config) -> Checkpoint:
     one precision.
 
     Looks for model.safetensors, then for model.safetensors.index.json and the files it names. An
-    lm_head.weight of wte.weight's shape is the tied head and is read over, as are old mask buffers.
+    lm_head.weight of wte.weight's shape is the tied head and is read over, as are old mask buffers;
+    one that begins otherwise than wte.weight is refused when it is read.
     Raises CheckpointError; nothing stays open then.
     """
     weight_map: dict[str, str] = {}
@@ -228,7 +230,9 @@ class Checkpoint:
         self._folder = folder
         self._files = files
         self._stream: Stream | None = first  # the first file's, already past its header
-        self.entries = tuple(entry for file in files for entry, _ in file.spans if entry)
+        self.entries = tuple(
+            entry for file in files for entry, _ in file.spans if entry and entry.name != HEAD
+        )
         self.total_bytes = sum(entry.byte_length for entry in self.entries)
 
     @property
@@ -249,15 +253,21 @@ class Checkpoint:
         The stream is good until the next tensor is asked for; what was left unread is read over.
         Raises CheckpointError when a file ends early, or is no longer the one that was checked.
         """
+        begun: dict[
+            str, tuple[str, bytes]
+        ] = {}  # of the embedding and the head: dtype, first bytes
         try:
             for file in self._files:
                 if self._stream is None:
                     self._stream = await self._reopen(file)
                 for entry, byte_length in file.spans:
                     part = PartStream(self._stream, byte_length)
-                    if entry is not None:
+                    if entry is not None and entry.name != HEAD:
                         yield entry, part
                     await part.skip_rest()
+                    if entry is not None and entry.name in (HEAD, "wte.weight"):
+                        begun[entry.name] = entry.dtype, part.beginning
+                        _check_head(f"{self.name}/{file.name}", begun)
                 self.close()
         finally:
             self.close()
@@ -282,6 +292,22 @@ class Checkpoint:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+
+def _check_head(where: str, begun: dict[str, tuple[str, bytes]]) -> None:
+    """Raises CheckpointError where the head begins otherwise than the token embedding that it is
+    taken to be; the converter compares all of it."""
+    if len(begun) < 2:
+        return
+    (head_dtype, head), (dtype, embedding) = begun[HEAD], begun["wte.weight"]
+    common = min(len(head), len(embedding))
+    if head_dtype == dtype and head[:common] != embedding[:common]:
+        raise CheckpointError(
+            f"{where}: {HEAD} is not wte.weight: their first values differ. GPT-2's head is its "
+            "token embedding, and a head of its own is not supported: use a checkpoint with tied "
+            "weights.",
+            code="checkpoint-unsupported",
+        )
 
 
 async def _read_index(folder: Folder) -> dict[str, str]:
@@ -337,7 +363,7 @@ def _check_tensors(
 ) -> dict[tuple[str, str], TensorEntry]:
     """{(file, stored name): entry} of the tensors to load, each tensor of the model once."""
     shapes = tensor_shapes(config)
-    wanted = shapes | {"lm_head.weight": shapes["wte.weight"]}
+    wanted = shapes | {HEAD: shapes["wte.weight"]}
     seen: dict[str, str] = {}
     entries: dict[tuple[str, str], TensorEntry] = {}
     for file, tensors in stored.items():
@@ -359,10 +385,7 @@ def _check_tensors(
                 _check_packed(where, tensor, matrix_shape(name, wanted[name]), PACKED_BITS[dtype])
             else:
                 _check_tensor(where, tensor, wanted[name], config)
-            if name in shapes:
-                entries[file, tensor.name] = TensorEntry(
-                    name, dtype, tensor.shape, tensor.byte_length
-                )
+            entries[file, tensor.name] = TensorEntry(name, dtype, tensor.shape, tensor.byte_length)
     missing = [name for name in shapes if name not in seen]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -370,7 +393,8 @@ def _check_tensors(
         others = f" and {len(stored) - 1} more" if len(stored) > 1 else ""
         raise CheckpointError(
             f"{folder}/{last}{others}: tensor {missing[0]}{more} is missing: wanted "
-            f"{len(shapes)} tensors (num_layers {config.num_layers}), got {len(entries)}. "
+            f"{len(shapes)} tensors (num_layers {config.num_layers}), got "
+            f"{sum(name in shapes for name in seen)}. "
             "Use the config.json that came with these weights, or fetch them again."
         )
     _check_one_precision(folder, entries)

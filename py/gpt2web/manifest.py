@@ -96,8 +96,8 @@ def parse_manifest(where: str, text: str) -> Manifest:
         )
     manifest = Manifest(
         name=_word(where, fields, "name", PLAIN_NAME.fullmatch, "a plain name such as gpt2-int8"),
-        title=_word(where, fields, "title", _is_line, "one line of text"),
-        license=_word(where, fields, "license", _is_line, "one line of text"),
+        title=_word(where, fields, "title", is_line, "one line of text"),
+        license=_word(where, fields, "license", is_line, "one line of text"),
         precision=_word(
             where, fields, "precision", PRECISIONS.__contains__, f"one of {', '.join(PRECISIONS)}"
         ),
@@ -114,7 +114,8 @@ def parse_manifest(where: str, text: str) -> Manifest:
     return manifest
 
 
-def _is_line(text: str) -> bool:
+def is_line(text: str) -> bool:
+    """Whether a title or a licence is one line that can be shown."""
     return text.strip() != "" and len(text) <= 200 and text.isprintable()
 
 

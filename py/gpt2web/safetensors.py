@@ -18,6 +18,7 @@ MAX_HEADER_BYTES = 8_000_000  # GPT-2 XL's has 60,000; the format allows 100 MB
 MAX_TEXT_BYTES = 16_000_000  # of a model's text files; the largest known, tokenizer.json, is 3.6 MB
 MAX_JSON_VALUES = 500_000  # in one text: 130 MB of Python objects; GPT-2's tokenizer has 250,000
 MAX_MESSAGE = 600  # characters
+BEGINNING = 4096  # bytes of a tensor that are remembered, to compare it with another by
 SKIP_BYTES = 1 << 20  # piece size for reading over what nobody wants
 
 
@@ -87,14 +88,24 @@ class PartStream:
         self._stream = stream
         self._left = size
         self.size = size
+        self.beginning = b""  # of the first piece that was read
 
     async def read(self, count: int) -> Any:
         self._take(count)
-        return await self._stream.read(count)
+        data = await self._stream.read(count)
+        if not self.beginning and count:
+            begun = data[:BEGINNING] if isinstance(data, bytes | memoryview) else None
+            # else it is a JavaScript array
+            self.beginning = (
+                data.subarray(0, BEGINNING).to_bytes() if begun is None else bytes(begun)
+            )
+        return data
 
     async def read_bytes(self, count: int) -> bytes:
         self._take(count)
-        return await self._stream.read_bytes(count)
+        data = await self._stream.read_bytes(count)
+        self.beginning = self.beginning or data[:BEGINNING]
+        return data
 
     def close(self) -> None:
         """Nothing to free: the checkpoint closes the file."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.config import ALIASES
-from gpt2web.manifest import PLAIN_NAME
+from gpt2web.manifest import PLAIN_NAME, is_line
 from gpt2web.precision import PRECISIONS
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ examples:
   python3 build.py model https://example.org/my-model
 
 Without --precision the weights stay what they are: f32, or f16 where none has more than 16 bits.
-f16 is half of f32, int8 a bit over a quarter, int4 about a sixth (the embedding then has 8 bits).
+f16 is half of f32, int8 a bit over a quarter, int4 a fifth to a sixth (the embedding then has 8
+bits).
 Norms, biases and position embeddings stay f32 or f16. Weights must be finite, in f16 below 65504.
 
 exit status: 0 done, 1 the checkpoint can't be had or used, 2 wrong arguments, 130 interrupted
@@ -82,8 +84,19 @@ def locate(source: str, cache: Path) -> Path:
     )
     if "://" in source:
         return fetch_url(single.sub("", source), cache)
+    if not source.strip():
+        raise CheckpointError(
+            "no checkpoint was named: wanted a folder, an address or a name on the hub",
+            code="checkpoint-missing",
+        )
     path = Path(source).expanduser()
     if path.is_file():
+        if not single.search(path.resolve().as_posix()):
+            raise CheckpointError(
+                f"{source} is a file of a name that is not known: wanted a folder with "
+                "model.safetensors, model.ckpt.index or model.json, or one of these files. Rename "
+                "a .safetensors file to model.safetensors, beside its config.json and merges.txt."
+            )
         path = Path(single.sub("", path.resolve().as_posix()))
     if path.is_dir():
         return path
@@ -119,8 +132,9 @@ def license_of(card: str) -> str | None:
     matter = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", card, re.S)
     if matter is None:
         return None
-    found = dict(re.findall(r"^(license|license_name):\s*(.+?)\s*$", matter[1], re.M))
-    name: str = found.get("license", "")
+    found = dict(re.findall(r"^(license|license_name):[ \t]*(\S.*?)[ \t]*$", matter[1], re.M))
+    listed = re.search(r"^license:[ \t]*\n[ \t]*-[ \t]*(\S.*?)[ \t]*$", matter[1], re.M)
+    name = str(found.get("license", listed[1] if listed else ""))
     if name == "other":
         name = found.get("license_name", name)
     return name.strip("'\"") or None
@@ -144,9 +158,22 @@ def run(options: argparse.Namespace) -> Path:
         raise CheckpointError(
             f"--name {name!r}: wanted letters and digits, then also . _ and -, at most 128 in all"
         )
+    if options.out == Path("models") and (files("gpt2web.models") / name).is_dir():
+        raise CheckpointError(
+            f"{name} is the name of a bundled model: choose another with --name",
+            code="option-invalid",
+        )
+    for option in ("title", "license"):
+        given = getattr(options, option)
+        if given is not None and not is_line(given):
+            raise CheckpointError(
+                f"--{option} {given!r:.80}: wanted one line of at most 200 characters",
+                code="option-invalid",
+            )
     source = open_source(locate(options.source, options.cache))
     own = own_precision(source)
-    license = options.license or license_of(source.texts.get("MODEL_CARD.md", ""))
+    stated = license_of(source.texts.get("MODEL_CARD.md", ""))
+    license = options.license or (stated if stated and is_line(stated) else None)
     say(about(source, own))
     if license is None:
         license = "unknown"
