@@ -1,9 +1,9 @@
 """What memory a download takes in the page: a model of 500 MB that comes through web/downloads.js.
 
 Counted are the JavaScript heaps of page and worker (used bytes and backing stores, by the DevTools
-protocol) and every WebAssembly memory in the worker, at the same moment, as often as the answers come
-(about every 0.1 s on 2 cores); not the processes of the GPU, the network and the browser. A worker at
-work answers late: the longest time between two answers is reported as well.
+protocol) and every WebAssembly memory in the worker, at the same moment, as often as the answers
+come (about every 0.1 s on 2 cores); not the processes of the GPU, the network and the browser. A
+worker at work answers late: the longest time between two answers is reported as well.
 """
 
 from __future__ import annotations
