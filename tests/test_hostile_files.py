@@ -539,5 +539,6 @@ def test_the_fuzzer_would_find_a_reader_that_fails_otherwise(fuzzer, monkeypatch
     assert told(RecursionError("x")).startswith("RecursionError in ")
     assert told(CheckpointError("no")) == "nameless message: no"
     assert told(seconds=0.3).startswith("slow: 0.")
+    monkeypatch.setattr(fuzz_files, "SECONDS", 30)  # clearing so much memory takes its time
     assert told(megabytes=200).startswith("large: ")
     assert "again: --case 'index'" in capsys.readouterr().out
