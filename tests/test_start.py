@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +11,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from browser import ROOT, TestServer
 from gpt2web import gpu, preload, selftest
+from gpt2web.causal_lm import read_pipelines
+from gpt2web.gpu import Device, DeviceError
 
 LOAD_MS = 120_000
 
@@ -88,8 +92,11 @@ def test_a_snapshot_is_made_used_and_replaced_when_it_is_damaged_or_of_another_v
     text, _ = write(page, "5")
     first = snapshot(page)
 
+    test = page.locator("#running div", has_text="Self-test").locator("dd")
+    assert test.inner_text() == "passed"
     page.reload()
     assert opened(page) == "from a snapshot"
+    assert test.inner_text() == "passed on an earlier visit"
     assert write(page, "5") == (text, "5")
     _, one_seed = write(page, "")
     page.reload()
@@ -109,6 +116,59 @@ def test_a_snapshot_is_made_used_and_replaced_when_it_is_damaged_or_of_another_v
         if change == "a byte":
             page.reload()
             assert opened(page) == "from a snapshot"
+
+
+class Kept:
+    """A Memory."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    async def recall(self, name: str) -> str:
+        return self.texts.get(name, "")
+
+    async def remember(self, name: str, text: str) -> None:
+        self.texts[name] = text
+
+
+@pytest.mark.gpu
+def test_a_self_test_that_passed_is_not_run_again_until_anything_is_different(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, runs = Kept(), []
+    compute = selftest.compute
+
+    async def counted(device: Device, precision: str) -> dict[str, list[float]]:
+        runs.append(precision)
+        return await compute(device, precision)
+
+    async def wrong(device: Device, precision: str) -> dict[str, list[float]]:
+        return {name: [float("nan")] * 10_000 for name in selftest.recorded_answers()["int8"]}
+
+    def run(precision: str) -> tuple[str, str]:
+        return asyncio.run(selftest.run(device, precision, memory))
+
+    monkeypatch.setattr(selftest, "compute", counted)
+    assert run("f16") == ("f16", "passed")
+    assert run("f16") == ("f16", "passed on an earlier visit")
+    assert runs == ["f16"]
+    assert run("f32") == ("f32", "passed")  # another precision
+    monkeypatch.setitem(device.limits, "max-buffer-size", 1 << 28 | 256)  # another adapter
+    assert run("f16") == ("f16", "passed")
+    assert runs == ["f16", "f32", "f16"]
+
+    memory.texts.clear()
+    monkeypatch.setattr(selftest, "compute", wrong)
+    with pytest.raises(DeviceError, match="computes wrongly"):
+        run("f32")
+    assert memory.texts == {}  # a failure is never remembered
+
+
+def test_pipelines_that_cannot_be_read_back_are_none() -> None:
+    key = ("embed", (("HIDDEN", 8), ("PARTS", 1.5)))
+    assert read_pipelines(json.dumps([key])) == [key]
+    for text in ("", "[", "7", "[7]", '[["embed", [1]]]', "null"):
+        assert read_pipelines(text) == []
 
 
 def test_a_preloaded_package_reads_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:

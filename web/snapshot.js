@@ -36,11 +36,15 @@ export async function dropSnapshot() {
 }
 
 async function address() {
+  return `${self.origin}/gpt2web-snapshot?${await madeOf()}`;
+}
+
+/** What a thing of this version, in this browser, was made of: as the query of an address. */
+export async function madeOf() {
   const { fullVersionList = [] } =
     (await navigator.userAgentData?.getHighEntropyValues(["fullVersionList"])) ?? {};
   const builds = fullVersionList.map(({ brand, version }) => `${brand} ${version}`).sort();
-  const made = new URLSearchParams({ version: VERSION, browser: navigator.userAgent, builds });
-  return `${self.origin}/gpt2web-snapshot?${made}`;
+  return new URLSearchParams({ version: VERSION, browser: navigator.userAgent, builds });
 }
 
 /** SHA-256 in hexadecimal. */

@@ -3,6 +3,7 @@
 
 import * as downloads from "./downloads.js";
 import { failure } from "./errors.js";
+import { recall, remember } from "./remembered.js";
 import { watchRequests } from "./requests.js";
 import { startRuntime } from "./runtime.js";
 import { VERSION } from "./version.js";
@@ -37,7 +38,7 @@ postMessage({ type: "ready" });
 async function start() {
   const [{ pyodide, started }] = await Promise.all([startRuntime(), adapterIsThere()]);
   pyodide.registerJsModule("gpt2web_downloads", downloads); // for gpt2web/browser_folder.py
-  const page = pyodide.pyimport("gpt2web.page").Page(here.href, post, started);
+  const page = pyodide.pyimport("gpt2web.page").Page(here.href, post, started, { recall, remember });
   return { pyodide, page };
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,16 @@ from gpt2web.checkpoint import Folder, open_checkpoint
 from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of, uncached_states
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session, collect
-from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, block_on, blocking
+from gpt2web.gpu import (
+    MAX_ROWS,
+    Device,
+    DeviceError,
+    Memory,
+    PipelineKey,
+    Tensor,
+    block_on,
+    blocking,
+)
 from gpt2web.limits import check_cache
 from gpt2web.precision import choose_precision, is_packed
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
@@ -85,6 +95,7 @@ class GPT2CausalLM:
         adapter: str | None = None,
         base_url: str | None = None,
         progress: Progress | None = None,
+        memory: Memory | None = None,
     ) -> GPT2CausalLM:
         """Load a model folder in Hugging Face's layout onto the GPU.
 
@@ -98,6 +109,8 @@ class GPT2CausalLM:
             adapter: part of the name of the GPU to use; natively only.
             base_url: in the page, where models/ lies.
             progress: called with (bytes done, bytes in all).
+            memory: in the page, what earlier visits found out: a self-test that has passed is not
+                run again, and pipelines are compiled at once.
 
         Raises CheckpointError for what lies in the folder, also weights that are not finite;
         DeviceError for the GPU; ValueError for a precision that the folder cannot be had in.
@@ -117,7 +130,11 @@ class GPT2CausalLM:
             asked = choose_precision(folder.name, checkpoint.precision, precision)
             device = await Device.request(adapter)
             check_cache(device, config, 1, config.max_sequence_length)
-            precision, self_test = await selftest.run(device, asked)
+            pipelines = f"pipelines of {config} in {asked}"
+            if memory is not None:
+                device.begin_pipelines(read_pipelines(await memory.recall(pipelines)))
+            precision, self_test = await selftest.run(device, asked, memory)
+            device.used.clear()
             if precision != asked and is_packed(checkpoint.precision):
                 raise DeviceError(
                     f"{folder.name} is stored in {asked}, which {device.info['adapter']} computes "
@@ -132,7 +149,10 @@ class GPT2CausalLM:
             lm.name = folder.name
             lm.self_test = self_test
             lm.add_start_token = add_start_token
-            await lm._warm_up()
+            compiled = await device.pipelines()
+            await lm._warm_up(compiled)
+            if memory is not None and not device.used.keys() <= compiled:
+                await memory.remember(pipelines, json.dumps(list(device.used)))
         except BaseException:
             if device is not None:
                 device.destroy()
@@ -146,9 +166,12 @@ class GPT2CausalLM:
         """from_preset_async, natively, to its end."""
         return block_on(cls.from_preset_async(preset, **options), "GPT2CausalLM.from_preset_async")
 
-    async def _warm_up(self) -> None:
-        """Run every pipeline of a single row once: drivers compile them at their first use."""
+    async def _warm_up(self, compiled: set[PipelineKey]) -> None:
+        """Run every pipeline of a single row once: drivers compile them at their first use, but for
+        those that were compiled on their own."""
         session = await self.session(1, self.backbone.config.max_sequence_length, 0)
+        if session.decoder.device.used.keys() <= compiled:
+            return
         run = Run(session, [Request([0, 0], Sampling(), 0, 0, 1, frozenset())])
         await run.prefill()
         await run.read()
@@ -648,6 +671,15 @@ class GPT2CausalLM:
 def _check_logits(weights: Weights, ids: Sequence[Sequence[int]]) -> None:
     """Raises DeviceError where the logits of ids [rows, n] would not fit."""
     weights.device.tensor_bytes((len(ids), len(ids[0]), weights.config.vocabulary_size))
+
+
+def read_pipelines(text: str) -> list[PipelineKey]:
+    """What an earlier visit left; nothing where it left nothing that can be read."""
+    try:
+        listed = json.loads(text or "[]")
+        return [(str(name), tuple((str(c), v) for c, v in constants)) for name, constants in listed]
+    except (TypeError, ValueError):
+        return []
 
 
 def _count(name: str, value: object, least: int, most: int | None = None) -> int:

@@ -12,10 +12,11 @@ import importlib
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import cache, wraps
 from importlib.resources import files
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 if sys.platform == "emscripten":
     import gpt2web.webgpu  # noqa: F401  registers the browser's backend
@@ -113,6 +114,19 @@ def blocking(coroutine_function: Callable[P, Coroutine[Any, Any, T]]) -> Callabl
     return plain
 
 
+PipelineKey = tuple[str, tuple[tuple[str, float], ...]]  # a kernel, and its constants
+
+
+class Memory(Protocol):
+    """Short texts that earlier visits left, of this version of the shaders and this browser."""
+
+    async def recall(self, name: str) -> str:
+        """What was left under a name; "" where nothing was."""
+
+    async def remember(self, name: str, text: str) -> object:
+        """Leave a text."""
+
+
 class Dispatch(NamedTuple):
     """One kernel call, recorded: everything in it was made before."""
 
@@ -204,7 +218,9 @@ class Device:
         self.live: dict[int, int] = {}  # id of a live tensor -> bytes
         self._fences: list[tuple[Tensor, Readback]] = []  # of settled(): those free
         self._modules: dict[str, Any] = {}
-        self._pipelines: dict[tuple[str, tuple[tuple[str, float], ...]], Any] = {}
+        self._pipelines: dict[PipelineKey, Any] = {}
+        self._coming: dict[PipelineKey, Any] = {}  # promises
+        self.used: dict[PipelineKey, None] = {}  # by kernel(), in the order of first use
 
     @classmethod
     async def request(
@@ -228,6 +244,11 @@ class Device:
                 f"the adapter {describe(adapter)} gave no device: {error}", code="device-missing"
             ) from error
         return cls(adapter, device)
+
+    @property
+    def identity(self) -> str:
+        """All that the adapter says of itself, and the limits in use."""
+        return f"{dict(sorted(self.adapter.info.items()))} {self.limits}"
 
     @property
     def info(self) -> dict[str, Any]:
@@ -333,22 +354,11 @@ class Device:
         Raises DeviceError when the shader does not compile or needs more than the device has.
         """
         key = (name, tuple(constants.items()))
+        self.used[key] = None
         pipeline = self._pipelines.get(key)
         if pipeline is None:
             try:
-                if name not in self._modules:
-                    self._modules[name] = self.device.create_shader_module(
-                        label=name, code=shader_source(name)
-                    )
-                pipeline = self.device.create_compute_pipeline(
-                    label=name,
-                    layout="auto",
-                    compute={
-                        "module": self._modules[name],
-                        "entry_point": "main",
-                        "constants": dict(constants),
-                    },
-                )
+                pipeline = self.device.create_compute_pipeline(**self._pipeline(key))
             except wgpu.GPUError as error:
                 raise DeviceError(f"the kernel {name} with {constants} failed: {error}") from error
             self._pipelines[key] = pipeline
@@ -368,6 +378,32 @@ class Device:
                 code="device-limit",
             )
         return Dispatch(pipeline, bind_group, x, y, z, name, tuple(bindings))
+
+    def _pipeline(self, key: PipelineKey) -> dict[str, Any]:
+        """What describes a pipeline to wgpu."""
+        name, constants = key
+        if name not in self._modules:
+            source = shader_source(name)
+            self._modules[name] = self.device.create_shader_module(label=name, code=source)
+        module = self._modules[name]
+        compute = {"module": module, "entry_point": "main", "constants": dict(constants)}
+        return {"label": name, "layout": "auto", "compute": compute}
+
+    def begin_pipelines(self, keys: Iterable[PipelineKey]) -> None:
+        """Begin to compile these, beside each other and beside whatever else goes on; where that
+        is of no use, `kernel` compiles what it needs, and says what is wrong with it."""
+        for key in keys:
+            if key not in self._pipelines:
+                promise = self.device.create_compute_pipeline_async(**self._pipeline(key))
+                self._coming[key] = promise
+
+    async def pipelines(self) -> set[PipelineKey]:
+        """Wait for those that were begun; which of them are there."""
+        coming, self._coming = self._coming, {}
+        for key, promise in coming.items():
+            with suppress(wgpu.GPUError):
+                self._pipelines[key] = await promise
+        return coming.keys() & self._pipelines.keys()
 
     def submit(
         self,
@@ -414,6 +450,7 @@ class Device:
         """Free the device and everything on it."""
         self._fences.clear()
         self._pipelines.clear()
+        self._coming.clear()
         self._modules.clear()
         self.device.destroy()
 

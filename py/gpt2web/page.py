@@ -15,7 +15,7 @@ from typing import Any
 
 from gpt2web.causal_lm import GPT2CausalLM
 from gpt2web.checkpoint import CheckpointError
-from gpt2web.gpu import DeviceError
+from gpt2web.gpu import DeviceError, Memory
 from gpt2web.preset import hold_to_manifest, open_folder
 from gpt2web.stream import Piece, TextStream
 from gpt2web.tokenizer import GPT2Tokenizer
@@ -33,12 +33,16 @@ class Page:
     base_url: the address of the folder that holds models/, ending in a slash.
     post: takes each answer, a dict of numbers, strings, lists and dicts.
     started: how Python came up, "anew" or from a "snapshot".
+    memory: what earlier visits found out about the GPU.
     """
 
-    def __init__(self, base_url: str, post: Post, started: str = "anew") -> None:
+    def __init__(
+        self, base_url: str, post: Post, started: str = "anew", memory: Memory | None = None
+    ) -> None:
         self.base_url = base_url
         self.post = post
         self.started = started
+        self.memory = memory
         self.lm: GPT2CausalLM | None = None
         self.loading: Loading | None = None
         self.under_way: dict[int, Generation] = {}
@@ -85,7 +89,10 @@ class Page:
             folder = await hold_to_manifest(folder, loading.download, loading.paused)
             loading.begin(folder)
             self.lm = await GPT2CausalLM.from_preset_async(
-                folder, precision=message.get("precision"), progress=loading.model
+                folder,
+                precision=message.get("precision"),
+                progress=loading.model,
+                memory=self.memory,
             )
         finally:
             self.loading = None

@@ -21,7 +21,7 @@ from gpt2web.checkpoint import tensor_shapes
 from gpt2web.config import GPT2Config
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session
-from gpt2web.gpu import Device, DeviceError, Tensor
+from gpt2web.gpu import Device, DeviceError, Memory, Tensor
 from gpt2web.precision import GROUPS, bits_of, is_matrix, is_transposed, matrix_shape
 from gpt2web.sampling import Sampling
 from gpt2web.weights import Weights
@@ -171,15 +171,21 @@ def compare(found: dict[str, list[float]], answers: dict[str, list[float]]) -> s
     return None
 
 
-async def run(device: Device, precision: str) -> tuple[str, str]:
+async def run(device: Device, precision: str, memory: Memory | None = None) -> tuple[str, str]:
     """Test the kernels; returns (precision to trust, what to tell).
 
+    What has passed, of these kernels on this adapter, is not tested again while memory has it.
     Where another precision fails, plain f32 is tried. Raises DeviceError, naming the kernels and
     the adapter, where that fails too.
     """
+    key = f"self-test {precision} {device.identity}"
+    if memory is not None and await memory.recall(key) == "passed":
+        return precision, "passed on an earlier visit"
     answers = recorded_answers()
     wrong = compare(await compute(device, precision), answers[answers_of(precision)])
     if wrong is None:
+        if memory is not None:
+            await memory.remember(key, "passed")
         return precision, "passed"
     if precision != "f32":
         in_f32 = compare(await compute(device, "f32"), answers[answers_of("f32")])
