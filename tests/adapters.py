@@ -36,7 +36,7 @@ if "XDG_RUNTIME_DIR" not in os.environ:
 from gpt2web import selftest
 from gpt2web.backbone import GPT2Backbone
 from gpt2web.checkpoint import LocalFolder, open_checkpoint
-from gpt2web.gpu import DEFAULT_LIMITS, Device, DeviceError, Tensor, block_on
+from gpt2web.gpu import DEFAULT_LIMITS, Device, DeviceError, Memory, Tensor, block_on
 
 ADAPTERS = ("llvmpipe", "SwiftShader")
 # Two NaNs, told apart by their bits, which arithmetic keeps
@@ -148,7 +148,7 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
         asked.append(await request(*arguments, **options))
         return asked[-1]
 
-    async def passed(device: Device, precision: str) -> tuple[str, str]:
+    async def passed(device: Device, precision: str, memory: Memory | None) -> tuple[str, str]:
         return precision, "passed"
 
     monkeypatch.setattr(Device, "request", remembered)

@@ -388,7 +388,7 @@ def devices(monkeypatch):
         asked.append(await good(*arguments, **options))
         return asked[-1]
 
-    async def passed(device, precision):
+    async def passed(device, precision, memory):
         return precision, "passed"
 
     monkeypatch.setattr(Device, "request", request)

@@ -355,7 +355,7 @@ def test_a_packed_folder_is_the_model_of_what_it_keeps(folder, devices, weights,
 def test_a_packed_folder_is_refused_by_a_gpu_that_computes_it_wrongly(
     folder, devices, weights, monkeypatch
 ):
-    async def failed(device, precision):
+    async def failed(device, precision, memory):
         return "f32", f"passed in f32; {precision} failed (matmul: off)"
 
     monkeypatch.setattr(selftest, "run", failed)

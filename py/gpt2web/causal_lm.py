@@ -149,9 +149,9 @@ class GPT2CausalLM:
             lm.name = folder.name
             lm.self_test = self_test
             lm.add_start_token = add_start_token
-            compiled = await device.pipelines()
-            await lm._warm_up(compiled)
-            if memory is not None and not device.used.keys() <= compiled:
+            await device.pipelines()
+            await lm._warm_up()
+            if memory is not None and not device.used.keys() <= device.compiled:
                 await memory.remember(pipelines, json.dumps(list(device.used)))
         except BaseException:
             if device is not None:
@@ -166,11 +166,12 @@ class GPT2CausalLM:
         """from_preset_async, natively, to its end."""
         return block_on(cls.from_preset_async(preset, **options), "GPT2CausalLM.from_preset_async")
 
-    async def _warm_up(self, compiled: set[PipelineKey]) -> None:
+    async def _warm_up(self) -> None:
         """Run every pipeline of a single row once: drivers compile them at their first use, but for
         those that were compiled on their own."""
         session = await self.session(1, self.backbone.config.max_sequence_length, 0)
-        if session.decoder.device.used.keys() <= compiled:
+        device = session.decoder.device
+        if device.used.keys() <= device.compiled:
             return
         run = Run(session, [Request([0, 0], Sampling(), 0, 0, 1, frozenset())])
         await run.prefill()

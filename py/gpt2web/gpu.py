@@ -220,6 +220,7 @@ class Device:
         self._modules: dict[str, Any] = {}
         self._pipelines: dict[PipelineKey, Any] = {}
         self._coming: dict[PipelineKey, Any] = {}  # promises
+        self.compiled: set[PipelineKey] = set()  # by begin_pipelines
         self.used: dict[PipelineKey, None] = {}  # by kernel(), in the order of first use
 
     @classmethod
@@ -397,13 +398,13 @@ class Device:
                 promise = self.device.create_compute_pipeline_async(**self._pipeline(key))
                 self._coming[key] = promise
 
-    async def pipelines(self) -> set[PipelineKey]:
-        """Wait for those that were begun; which of them are there."""
+    async def pipelines(self) -> None:
+        """Wait for those that were begun."""
         coming, self._coming = self._coming, {}
         for key, promise in coming.items():
             with suppress(wgpu.GPUError):
                 self._pipelines[key] = await promise
-        return coming.keys() & self._pipelines.keys()
+                self.compiled.add(key)
 
     def submit(
         self,
