@@ -164,11 +164,21 @@ def test_a_self_test_that_passed_is_not_run_again_until_anything_is_different(
     assert memory.texts == {}  # a failure is never remembered
 
 
-def test_pipelines_that_cannot_be_read_back_are_none() -> None:
+def test_remembered_pipelines_that_cannot_be_read_are_none() -> None:
     key = ("embed", (("HIDDEN", 8), ("PARTS", 1.5)))
     assert read_pipelines(json.dumps([key])) == [key]
     for text in ("", "[", "7", "[7]", '[["embed", [1]]]', "null"):
         assert read_pipelines(text) == []
+
+
+@pytest.mark.gpu
+def test_pipelines_that_are_not_ours_are_left_out_of_those_compiled_beforehand(
+    device: Device,
+) -> None:
+    good = ("copy_words", ())
+    device.begin_pipelines([("gone", ()), ("../secret", ()), ("copy_words", (("NONE", 1),)), good])
+    asyncio.run(device.pipelines())
+    assert device.compiled == {good}
 
 
 def test_a_preloaded_package_reads_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,13 @@ import { VERSION } from "./version.js";
 const NAME = `gpt2web snapshot ${new URL("./", import.meta.url).pathname}`; // of the cache
 const HASH = "X-SHA-256"; // a header
 
-/** The snapshot as it lies here, a Response; undefined where there is none. */
+/** The snapshot as it lies here, a Response; undefined where there is none, or nothing can be kept. */
 export async function findSnapshot() {
-  return globalThis.caches?.match(await address(), { cacheName: NAME });
+  try {
+    return await globalThis.caches?.match(await address(), { cacheName: NAME });
+  } catch (error) {
+    console.debug("No snapshot can be kept:", error);
+  }
 }
 
 /** Its bytes; an error where they are damaged. */

@@ -220,7 +220,7 @@ class Device:
         self._modules: dict[str, Any] = {}
         self._pipelines: dict[PipelineKey, Any] = {}
         self._coming: dict[PipelineKey, Any] = {}  # promises
-        self.compiled: set[PipelineKey] = set()  # by begin_pipelines
+        self.compiled: set[PipelineKey] = set()  # of those that were begun
         self.used: dict[PipelineKey, None] = {}  # by kernel(), in the order of first use
 
     @classmethod
@@ -391,10 +391,10 @@ class Device:
         return {"label": name, "layout": "auto", "compute": compute}
 
     def begin_pipelines(self, keys: Iterable[PipelineKey]) -> None:
-        """Begin to compile these, beside each other and beside whatever else goes on; where that
-        is of no use, `kernel` compiles what it needs, and says what is wrong with it."""
+        """Begin to compile these, beside each other and beside whatever else goes on; one that is
+        no kernel of ours is left out: `kernel` compiles what it needs, and says what is wrong."""
         for key in keys:
-            if key not in self._pipelines:
+            with suppress(OSError, TypeError, ValueError, wgpu.GPUError):
                 promise = self.device.create_compute_pipeline_async(**self._pipeline(key))
                 self._coming[key] = promise
 
@@ -402,8 +402,8 @@ class Device:
         """Wait for those that were begun."""
         coming, self._coming = self._coming, {}
         for key, promise in coming.items():
-            with suppress(wgpu.GPUError):
-                self._pipelines[key] = await promise
+            with suppress(DeviceError):
+                self._pipelines[key] = await finished(promise)
                 self.compiled.add(key)
 
     def submit(
