@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 
+import numpy as np
 import pytest
 
 import reference
@@ -55,6 +56,14 @@ async def pieces_of(stream):
 
 def text_of(stream):
     return "".join(piece.text for piece in asyncio.run(pieces_of(stream)))
+
+
+def rows_of(stream):
+    """The ids of each row."""
+    rows = {}
+    for piece in asyncio.run(pieces_of(stream)):
+        rows.setdefault(piece.row, []).extend(piece.ids)
+    return [rows[row] for row in sorted(rows)]
 
 
 def ids_of(stream):
@@ -122,6 +131,23 @@ def test_the_start_token_stands_before_a_streamed_prompt_where_the_folder_says_s
     lm.add_start_token = True
     assert lm.prompt_ids("a") == [end, 64]
     assert lm.prompt_ids("") == [end]
+
+
+def test_ids_are_continued_as_they_are(lm):
+    options = {"seed": 5, "max_new_tokens": 12}
+    texts = ["a story", "b", ""]
+    together = rows_of(lm.stream(texts, **options))
+    assert [len(ids) for ids in together] == [12, 12, 12]
+    prompts = [lm.prompt_ids(text) for text in texts]
+    assert rows_of(lm.stream(prompts, **options)) == together
+    assert rows_of(lm.stream([prompts[0], "b", []], **options)) == together
+    alone = ids_of(lm.stream(prompts[0], **options))
+    assert alone == ids_of(lm.stream(np.array(prompts[0]), **options))
+    assert alone == together[0]
+
+    lm.add_start_token = True
+    assert ids_of(lm.stream(prompts[0], **options)) == alone
+    assert ids_of(lm.stream(texts[0], **options)) != alone
 
 
 def test_a_samplers_generates_go_on_and_begin_again(lm):
@@ -282,9 +308,19 @@ REFUSALS = [
     ({"stop": ["a", ""]}, ValueError, "stop must be text that is not empty"),
     ({"stop": 5}, TypeError, "stop must be a str or a list of them, got 5"),
     ({"stop": ["a", 5]}, TypeError, "stop must be a str or a list of them, got 5 in it"),
-    ({"prompt": None}, TypeError, "prompt must be a str or a list of them, got None"),
-    ({"prompt": b"abc"}, TypeError, "prompt must be a str or a list of them, got b'abc'"),
-    ({"prompt": ["a", 1]}, TypeError, "prompt must be a str or a list of them, got 1 in it"),
+    ({"prompt": None}, TypeError, "a list of token ids, or a list of those, got None"),
+    (
+        {"prompt": b"abc"},
+        TypeError,
+        "prompt must be a str, a list of token ids, or a list of those",
+    ),
+    ({"prompt": ["a", 1]}, TypeError, "or a list of those, got 1 in it"),
+    ({"prompt": [1, "a"]}, ValueError, "prompt: wanted ids of 0 to 256, got 'a'"),
+    ({"prompt": [[1, 257]]}, ValueError, "prompt: wanted ids of 0 to 256, got 257"),
+    ({"prompt": [[1, -1]]}, ValueError, "prompt: wanted ids of 0 to 256, got -1"),
+    ({"prompt": [1, 1.5]}, ValueError, "prompt: wanted ids of 0 to 256, got 1.5"),
+    ({"prompt": []}, ValueError, "stream takes 1 to 256 prompts, got 0"),
+    ({"prompt": [0] * 301}, ValueError, "301 tokens, the model's context holds 300"),
     ({"prompt": "a\ud800b"}, ValueError, "surrogate"),
     ({"prompt": "x" * 301}, ValueError, "301 tokens, the model's context holds 300"),
     ({"top_n": 3}, TypeError, "top_n"),

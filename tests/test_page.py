@@ -667,7 +667,9 @@ def test_a_signal_and_a_break_cancel(other_page: Page) -> None:
     ("call", "name", "words"),
     [
         ('lm.generate("a", { topk: 1 })', "TypeError", 'no option "topk"'),
-        ("lm.generate(7)", "TypeError", "must be a string, not number"),
+        ("lm.generate(7)", "TypeError", "or an array of those, not number"),
+        ("lm.generate([1, 'a'])", "TypeError", "not an array of other things"),
+        ("lm.tokenize('a', { special: true })", "TypeError", "Its options are asPrompt, "),
         ('gpt2web.load("stories", { onprogress() {} })', "TypeError", "onprogress"),
         ('collect(lm.generate("a", { temperature: NaN }))', "ValueError", "temperature"),
         ('collect(lm.generate("a", { topK: 0 }))', "ValueError", "top_k"),

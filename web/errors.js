@@ -10,6 +10,21 @@ export function invalid(message) {
   return Object.assign(new TypeError(message), { code: "option-invalid" });
 }
 
+/** The options that a caller gave to `method`, each of which it has. */
+export function known(options, names, method) {
+  if (typeof options !== "object" || options === null) {
+    throw invalid(`The options of ${method} must be an object, not ${kind(options)}.`);
+  }
+  const unknown = Object.keys(options).find((key) => !names.includes(key));
+  if (unknown === undefined) return options;
+  throw invalid(`${method} has no option "${unknown}". Its options are ${names.join(", ")}.`);
+}
+
+/** What a value is, for a message. */
+export function kind(value) {
+  return value === null ? "null" : Array.isArray(value) ? "an array" : typeof value;
+}
+
 /** One of this copy's own files; `url` is its address, `path` what to call it; missing: the code where it isn't there. */
 export async function fetchOwn(url, path, { missing = "runtime-damaged", ...options } = {}) {
   let response;

@@ -17,13 +17,15 @@
 //   {type: "generate", id, prompt, options}   {type: "started", id, seed}
 //                                             {type: "pieces", id, pieces, timing} ...
 //   {type: "cancel", id}                      (that generation ends with a "cancelled" piece)
-//   {type: "tokenize", id, text}              {type: "result", id, value}
+//   {type: "tokenize", id, text, options}     {type: "result", id, value}
 //   {type: "detokenize", id, ids}             {type: "result", id, value}
+//   {type: "bytes", id, ids}                  {type: "result", id, value}
 // Instead of the last answer there may be     {type: "error", id, error: {name, code, message, detail}}
 // Not about one message: {type: "ready"}, once, {type: "requests", requests} (see requests.js), and
 // {type: "broken", message} when all is over.
 
-import { failure, invalid } from "./errors.js";
+import { abortable } from "./abort.js";
+import { failure, invalid, kind, known } from "./errors.js";
 import { wholeModel } from "./own_files.js";
 import { VERSION } from "./version.js";
 
@@ -148,31 +150,61 @@ class Model {
   /**
    * Continues a prompt. The work starts at once; two generations at the same time are done in order.
    *
-   * @param {string} prompt  typed text: nothing in it is special unless parseSpecial
+   * @param {string | number[] | (string | number[])[]} prompt  typed text: nothing in it is special unless
+   *   parseSpecial; or token ids, which are read as they are; or several of these, the rows of a batch:
+   *   row r is what it would be alone with seed + r
    * @param {object} [options]  those of GPT2CausalLM.stream in camelCase, and `signal`, an AbortSignal
    * @returns {Generation} to be read with `for await`
-   * @throws {TypeError} for a prompt that is no string or an option that does not exist
+   * @throws {TypeError} for a prompt that is none of these or an option that does not exist
    */
   generate(prompt, options = {}) {
-    if (typeof prompt !== "string") {
-      throw invalid(`The prompt must be a string, not ${kind(prompt)}.`);
-    }
+    const rows = rowsOf(prompt);
     const { signal, ...rest } = known(options, ["signal", ...Object.keys(OPTIONS)], "generate");
     const named = {};
     for (const [key, value] of Object.entries(rest)) {
       if (value !== undefined && value !== null) named[OPTIONS[key]] = value; // else the default
     }
-    return new Generation(this.#link, prompt, named, signal);
+    return new Generation(this.#link, prompt, named, signal, rows);
   }
 
-  /** The token ids of a text: Promise<number[]>. */
-  tokenize(text) {
-    return this.#link.request({ type: "tokenize", text });
+  /**
+   * The token ids of a text. With asPrompt those that `generate` continues, with what the model wants before
+   * a text; with parseSpecial "<|endoftext|>" in it is one token.
+   *
+   * @param {string} text
+   * @param {{asPrompt?: boolean, parseSpecial?: boolean, signal?: AbortSignal}} [options]
+   * @returns {Promise<number[]>}
+   */
+  tokenize(text, options = {}) {
+    const names = ["asPrompt", "parseSpecial", "signal"];
+    const { asPrompt, parseSpecial, signal } = known(options, names, "tokenize");
+    const named = { as_prompt: Boolean(asPrompt), parse_special: Boolean(parseSpecial) };
+    return abortable(this.#link.request({ type: "tokenize", text, options: named }), signal);
   }
 
-  /** The text of token ids: Promise<string>. */
-  detokenize(ids) {
-    return this.#link.request({ type: "detokenize", ids });
+  /**
+   * The text of token ids, or the texts of several lists of them.
+   *
+   * @param {number[] | number[][]} ids
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<string> | Promise<string[]>}
+   */
+  detokenize(ids, options = {}) {
+    const { signal } = known(options, ["signal"], "detokenize");
+    return abortable(this.#link.request({ type: "detokenize", ids }), signal);
+  }
+
+  /**
+   * The UTF-8 bytes of each token id, which may be part of a character.
+   *
+   * @param {number[]} ids
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Uint8Array[]>}
+   */
+  async tokenBytes(ids, options = {}) {
+    const { signal } = known(options, ["signal"], "tokenBytes");
+    const bytes = await abortable(this.#link.request({ type: "bytes", ids }), signal);
+    return bytes.map((of) => Uint8Array.from(of));
   }
 
   /** Ends the worker and frees the GPU. What was still going on fails with a ClosedError. */
@@ -184,7 +216,7 @@ class Model {
 
 /**
  * One generation: an async iterator of pieces {text, ids, logprobs, top, row, finishReason}. The last
- * piece's finishReason is "stop", "length", "context" or "cancelled"; that of the others is null.
+ * piece of a row has as its finishReason "stop", "length", "context" or "cancelled"; that of the others is null.
  */
 class Generation {
   /** The seed in use, drawn by the model where none was given; null until the generation has started. */
@@ -195,20 +227,22 @@ class Generation {
   #link;
   #id;
   #signal;
+  #running; // rows whose last piece is still to come
   #pieces = []; // arrived, not yet asked for
   #waiting = []; // asked for, not yet arrived: [resolve, reject]
   #over = false; // nothing more will arrive
   #error = null;
 
-  constructor(link, prompt, options, signal) {
+  constructor(link, prompt, options, signal, rows) {
     this.#link = link;
+    this.#running = rows;
     this.#signal = signal;
     this.#id = link.send({ type: "generate", prompt, options }, (message) => this.#receive(message));
     if (signal?.aborted) this.cancel();
     else signal?.addEventListener("abort", this.cancel);
   }
 
-  /** Asks the model to stop. Its last piece is still to come, with finishReason "cancelled". */
+  /** Asks the model to stop. The last piece of each row is still to come, with finishReason "cancelled". */
   cancel = () => {
     if (!this.#over) this.#link.tell({ type: "cancel", id: this.#id });
   };
@@ -246,7 +280,8 @@ class Generation {
     } else if (message.type === "pieces") {
       this.timing = message.timing;
       this.#pieces.push(...message.pieces);
-      if (message.pieces.at(-1)?.finishReason) this.#end();
+      this.#running -= message.pieces.filter(({ finishReason }) => finishReason).length;
+      if (this.#running === 0) this.#end();
     } else if (message.type === "error") {
       this.#error = received(message.error);
       this.#end();
@@ -402,15 +437,12 @@ function received(error) {
   return made;
 }
 
-function known(options, names, method) {
-  if (typeof options !== "object" || options === null) {
-    throw invalid(`The options of ${method} must be an object, not ${kind(options)}.`);
-  }
-  const unknown = Object.keys(options).find((key) => !names.includes(key));
-  if (unknown === undefined) return options;
-  throw invalid(`${method} has no option "${unknown}". Its options are ${names.join(", ")}.`);
-}
-
-function kind(value) {
-  return value === null ? "null" : Array.isArray(value) ? "an array" : typeof value;
+/** How many rows a prompt is. */
+function rowsOf(prompt) {
+  const isIds = (value) => Array.isArray(value) && value.every(Number.isInteger);
+  const isOne = (value) => typeof value === "string" || isIds(value);
+  if (typeof prompt === "string" || (isIds(prompt) && prompt.length > 0)) return 1;
+  if (Array.isArray(prompt) && prompt.length > 0 && prompt.every(isOne)) return prompt.length;
+  const got = Array.isArray(prompt) ? (prompt.length === 0 ? "an empty array" : "an array of other things") : kind(prompt);
+  throw invalid(`The prompt must be a string, an array of token ids, or an array of those, not ${got}.`);
 }

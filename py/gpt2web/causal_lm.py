@@ -242,7 +242,7 @@ class GPT2CausalLM:
 
     def stream(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[int] | Sequence[str | Sequence[int]],
         *,
         max_new_tokens: int | None = None,
         temperature: float = 1.0,
@@ -259,7 +259,9 @@ class GPT2CausalLM:
         """Continue a prompt, or several as the rows of a batch: an async iterator of Piece.
 
         Args:
-            prompt: text; taken as typed, unless parse_special, which reads <|endoftext|> in it.
+            prompt: text, taken as typed, unless parse_special, which reads <|endoftext|> in it; or
+                token ids, which are read as they are, with nothing put before them; or a list of
+                those.
             max_new_tokens: ids to generate; None goes on to the end of the context.
             temperature, top_k, top_p, min_p, repetition_penalty: see sampling.Sampling.
             seed: 0 to 2^32 - 1; row r of a batch is what it would be alone with seed + r. None
@@ -282,15 +284,19 @@ class GPT2CausalLM:
         stops = (stop,) if isinstance(stop, str) else _texts("stop", () if stop is None else stop)
         if "" in stops:
             raise ValueError(f"stop must be text that is not empty, or a list of it, got {stop!r}")
-        prompts = (prompt,) if isinstance(prompt, str) else _texts("prompt", prompt)
+        prompts = _prompts(prompt)
         if not 1 <= len(prompts) <= MAX_ROWS:
             raise ValueError(f"stream takes 1 to {MAX_ROWS} prompts, got {len(prompts)}")
 
         context = self.backbone.config.max_sequence_length
         stop_ids = frozenset([tokenizer.end_token_id])
         requests, reasons = [], []
-        for row, text in enumerate(prompts):
-            ids = self.prompt_ids(text, parse_special)
+        for row, given in enumerate(prompts):
+            if isinstance(given, str):
+                ids = self.prompt_ids(given, parse_special)
+            else:
+                self.backbone.check_row(given, "prompt")
+                ids = given or self.prompt_ids("")
             if len(ids) > context:
                 raise PromptTooLong(
                     f"the prompt has {len(ids):,} tokens, the model's context holds {context:,}: "
@@ -705,6 +711,21 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
         if not isinstance(text, str):
             raise TypeError(f"{name} must be a str or a list of them, got {text!r} in it")
     return texts
+
+
+def _prompts(value: object) -> list[str | list[int]]:
+    """Each row's prompt, text or ids: value is one prompt, or several."""
+    if isinstance(value, str):
+        return [value]
+    given = to_lists(value)
+    rows = [given] if given and isinstance(given, list) and type(given[0]) is int else given
+    wanted = "prompt must be a str, a list of token ids, or a list of those"
+    if not isinstance(rows, list):
+        raise TypeError(f"{wanted}, got {value!r}")
+    for row in rows:
+        if not isinstance(row, str | list):
+            raise TypeError(f"{wanted}, got {row!r} in it")
+    return rows
 
 
 def _prompt_rows(inputs: Mapping[str, Any]) -> tuple[list[list[int]], list[list[bool]], bool]:

@@ -62,9 +62,12 @@ class Page:
                 case "cancel":
                     self.cancel(number)
                 case "tokenize":
-                    self.result(number, self.tokenizer().encode_plain(message["text"]))
+                    self.result(number, self.tokenize(message["text"], **message["options"]))
                 case "detokenize":
                     self.result(number, self.tokenizer().detokenize(message["ids"]))
+                case "bytes":
+                    of = self.tokenizer().id_to_bytes
+                    self.result(number, [list(of(token_id)) for token_id in message["ids"]])
                 case unknown:
                     raise ValueError(f"there is no message of type {unknown!r}")
         except Exception as error:
@@ -111,6 +114,16 @@ class Page:
             await generation.run()
         finally:
             del self.under_way[number]
+
+    def tokenize(
+        self, text: str, *, as_prompt: bool = False, parse_special: bool = False
+    ) -> list[int]:
+        """The ids of a text; as_prompt: with what stands before a prompt."""
+        if as_prompt:
+            return self.loaded().prompt_ids(text, parse_special)
+        tokenizer = self.tokenizer()
+        ids: list[int] = tokenizer.tokenize(text) if parse_special else tokenizer.encode_plain(text)
+        return ids
 
     def cancel(self, number: int) -> None:
         """Cancels a generation, running or waiting; does nothing for one that is over."""

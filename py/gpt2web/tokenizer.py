@@ -281,6 +281,12 @@ class BytePairTokenizer(KerasArguments):
         self._ids()
         return StreamDecoder(self)
 
+    def id_to_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes of an id, which may be part of a character; none for an id outside the
+        vocabulary. ValueError: anything but a whole number."""
+        self._ids()
+        return self._id_bytes(token_id)
+
     def _id_bytes(self, token_id: int) -> bytes:
         token_id = whole_id(token_id, "ids to detokenize")
         known = self._bytes.get(token_id)
