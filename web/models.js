@@ -6,7 +6,9 @@ import { Download, keepOffline, load, models, removeModel } from "./gpt2web.js";
 import { filesOf, wholeModel } from "./own_files.js";
 import { LoadProgress } from "./progress.js";
 import { $, say, size, whole } from "./show.js";
+import { text } from "./texts.js";
 
+const CARD_LIMITS = "What to expect"; // the heading in a model card above what the model can’t do
 const OWN = "/own"; // the choice of the reader's own files: no model's name has a slash
 const here = new URL("./", import.meta.url);
 
@@ -73,11 +75,12 @@ async function start(choice) {
     if (mine.signal.aborted) return loaded.close();
     lm = loaded;
     tell.loaded(lm);
-    say("The model is ready.");
+    say(text("model-ready"));
   } catch (error) {
     if (mine.signal.aborted) return;
     current = null;
-    tell.failed({ error, message: error.message, again: { label: "Try again", run: () => start(choice) } });
+    const again = { label: text("load-again"), run: () => start(choice) };
+    tell.failed({ error, message: error.message, again });
   }
   progress.end();
   loading = null;
@@ -88,10 +91,10 @@ async function start(choice) {
 function cancel(mine, choice) {
   mine.abort();
   loading = current = null;
-  const kept = choice === OWN ? "" : " What was downloaded so far is kept.";
-  const again = { label: "Load it after all", run: () => start(choice) };
-  tell.failed({ message: `Loading was cancelled.${kept}`, again, calm: true });
-  say("Loading was cancelled.");
+  const again = { label: text("load-after-all"), run: () => start(choice) };
+  const message = text(choice === OWN ? "load-cancelled" : "load-cancelled-kept");
+  tell.failed({ message, again, calm: true });
+  say(text("load-cancelled"));
   list().catch(showChoice);
 }
 
@@ -101,7 +104,7 @@ function cancel(mine, choice) {
 async function list() {
   listed = await models();
   const options = listed.map(({ name, title }) => new Option(title ?? name, name));
-  if (own) options.push(new Option(`${own.name} (your files)`, OWN));
+  if (own) options.push(new Option(text("own-model", { name: own.name }), OWN));
   const chosen = $("model").value;
   $("model").replaceChildren(...options);
   $("model").value = chosen;
@@ -126,62 +129,62 @@ function showChoice() {
   $("model-kept").textContent = files ? ownText(running) : model ? keptText(model, running) : "";
   $("precision-choice").hidden = !files;
   $("load-model").hidden = running && !(files && lm);
-  $("load-model").textContent = running ? "Load again" : "Load";
+  $("load-model").textContent = text(running ? "load-same" : "load");
   const kept = !files && model?.stored > 0;
   $("delete-model").hidden = $("keep-model").hidden = !kept || (running && !lm);
   $("keep-answer").textContent = "";
 }
 
-/** "5.9 million parameters, f16, 11.8 MB, context of 384 tokens, license MIT" */
+/** "5.9 million parameters, f16, 11.8 MB, context of 384 tokens, license MIT." */
 function facts({ parameters, precision, bytes, context, license }) {
   const parts = [
-    parameters && `${short(parameters)} parameters`,
+    parameters && short(parameters),
     precision,
     bytes && size(bytes),
-    context && `context of ${whole(context)} tokens`,
-    license && `license ${license}`,
+    context && text("facts-context", { tokens: whole(context) }),
+    license && text("facts-license", { license }),
   ];
   return `${parts.filter(Boolean).join(", ")}.`;
 }
 
 function keptText({ bytes, stored }, running) {
   if (running && !lm) return ""; // the load says how far it is
-  if (stored >= bytes) return running ? "Kept on this machine." : "Kept on this machine: nothing to download.";
-  const part = stored > 0 ? `${size(stored)} of ${size(bytes)} is on this machine` : "";
-  if (running) return part ? `${part}.` : "Not kept on this machine.";
-  return part ? `Will download ${size(bytes - stored)}: ${part} already.` : `Will download ${size(bytes)}.`;
+  if (stored >= bytes) return text(running ? "kept-whole" : "kept-whole-to-load");
+  const sizes = { part: size(stored), whole: size(bytes) };
+  if (running) return stored > 0 ? text("kept-part", sizes) : text("kept-not");
+  if (stored > 0) return text("kept-part-to-load", { ...sizes, missing: size(bytes - stored) });
+  return text("kept-not-to-load", { whole: size(bytes) });
 }
 
 function ownFacts() {
   const names = own.files.map(({ file }) => file.name);
-  const few = names.length > 6 ? `${names.slice(0, 5).join(", ")} and ${names.length - 5} more` : names.join(", ");
-  return `${few}: ${size(own.bytes)}.`;
+  const rest = names.length > 6 ? names.length - 5 : 0;
+  const some = names.slice(0, names.length - rest).join(", ");
+  const bytes = size(own.bytes);
+  return rest ? text("own-facts-many", { names: some, rest, bytes }) : text("own-facts", { names: some, bytes });
 }
 
 function ownText(running) {
-  return running ? "Read from your disk; nothing was uploaded." : "Will be read from your disk; nothing is uploaded.";
+  return text(running ? "own-running" : "own-to-load");
 }
 
 function short(number) {
-  if (number >= 1e9) return `${(number / 1e9).toFixed(1)} billion`;
-  return `${number >= 1e7 ? Math.round(number / 1e6) : (number / 1e6).toFixed(1)} million`;
+  if (number >= 1e9) return text("facts-billions", { count: (number / 1e9).toFixed(1) });
+  return text("facts-millions", { count: number >= 1e7 ? Math.round(number / 1e6) : (number / 1e6).toFixed(1) });
 }
 
 async function deleteModel() {
   const name = $("model").value;
   const { title, stored } = listed.find((model) => model.name === name);
-  const question = `Delete ${title ?? name} (${size(stored)}) from this machine? It can be downloaded again.`;
-  if (!confirm(question)) return;
+  if (!confirm(text("delete-model-question", { model: title ?? name, bytes: size(stored) }))) return;
   await removeModel(name);
   await list();
-  say("Deleted from this machine.");
+  say(text("model-deleted"));
   $("model").focus(); // the button that had the focus is gone
 }
 
 async function keepModels() {
-  const answer = (await keepOffline())
-    ? "The browser will keep it, also when the disk gets full."
-    : "The browser makes no promise: it may delete it when the disk gets full. It is kept until then.";
+  const answer = text((await keepOffline()) ? "keep-promised" : "keep-not-promised");
   $("keep-answer").textContent = answer;
   say(answer);
 }
@@ -202,11 +205,11 @@ function chooseOwn(files) {
   if (current === OWN) current = null; // what runs is not these files
   tell.problem(null);
   const option = [...$("model").options].find(({ value }) => value === OWN) ?? new Option("", OWN);
-  option.textContent = `${own.name} (your files)`;
+  option.textContent = text("own-model", { name: own.name });
   $("model").append(option);
   $("models").open = true;
   choose(OWN);
-  say(`${own.name} can be loaded. ${ownFacts()}`);
+  say(text("own-chosen", { name: own.name, facts: ownFacts() }));
   $("load-model").focus({ preventScroll: true });
   $("models").scrollIntoView({ block: "nearest" });
 }
@@ -245,8 +248,8 @@ function takeDrops() {
 async function showWords(choice) {
   const card = await reader(choice)("MODEL_CARD.md").catch(() => "");
   if ($("model").value !== choice) return; // another was chosen meanwhile
-  $("model-limits").textContent = paragraphUnder(card, "What to expect");
-  $("model-card").replaceChildren(...(card ? showCard(card) : ["This model has no card."]));
+  $("model-limits").textContent = paragraphUnder(card, CARD_LIMITS);
+  $("model-card").replaceChildren(...(card ? showCard(card) : [text("no-card")]));
 }
 
 /** The sampling settings of the model that is being loaded. */

@@ -1,14 +1,7 @@
 // progress.js: what the page says while a model loads: how far, how fast, how long still.
 
 import { $, duration, say, size } from "./show.js";
-
-const STAGES = {
-  runtime: "Starting Python",
-  download: "Downloading",
-  check: "Testing the arithmetic",
-  model: "Loading the model",
-  prepare: "Preparing to write",
-};
+import { text } from "./texts.js";
 
 const RECENT = 5000; // ms over which the rate is taken
 
@@ -22,7 +15,7 @@ export class LoadProgress {
     this.#download = download;
     $("pause").onclick = () => this.#pauseOrResume();
     $("cancel-load").onclick = cancel;
-    $("pause").textContent = "Pause";
+    $("pause").textContent = text("pause");
     $("loading").hidden = false;
     $("loading-notice").textContent = "";
     this.show({ stage: "runtime", done: 0, total: 0 });
@@ -36,8 +29,8 @@ export class LoadProgress {
     } else {
       bar.removeAttribute("value"); // how far is not known
     }
-    const far = total > 0 ? `: ${size(done)} of ${size(total)}` : "";
-    $("loading-label").textContent = `${STAGES[stage] ?? stage}${far}`;
+    const far = { stage: text(`stage-${stage}`), done: size(done), total: size(total) };
+    $("loading-label").textContent = total > 0 ? text("loading-far", far) : far.stage;
     const downloading = stage === "download" && done < total;
     $("pause").hidden = !downloading;
     $("loading-pace").textContent = downloading ? this.#pace(done, total, stored) : "";
@@ -52,28 +45,28 @@ export class LoadProgress {
     const now = performance.now();
     this.#recent.push([now, done]);
     while (this.#recent.length > 2 && now - this.#recent[0][0] > RECENT) this.#recent.shift();
-    const here = stored > 0 ? `${size(stored)} was here already` : "";
-    if (this.#download.paused) return ["Paused", here].filter(Boolean).join("; ");
+    const here = stored > 0 ? text("loading-stored", { bytes: size(stored) }) : "";
+    if (this.#download.paused) return [text("paused"), here].filter(Boolean).join("; ");
     const [since, before] = this.#recent[0];
     const rate = now > since + 500 ? (1000 * (done - before)) / (now - since) : 0; // bytes a second
     if (rate <= 0) return here;
-    const left = `about ${duration((total - done) / rate)} left`;
-    return [`${size(rate)}/s, ${left}`, here].filter(Boolean).join("; ");
+    const pace = text("loading-pace", { rate: size(rate), left: duration((total - done) / rate) });
+    return [pace, here].filter(Boolean).join("; ");
   }
 
   #pauseOrResume() {
     const download = this.#download;
     if (download.paused) download.resume();
     else download.pause();
-    $("pause").textContent = download.paused ? "Resume" : "Pause";
-    $("loading-pace").textContent = download.paused ? "Paused" : "";
+    $("pause").textContent = text(download.paused ? "resume" : "pause");
+    $("loading-pace").textContent = download.paused ? text("paused") : "";
     this.#recent = []; // the time in between is no part of the rate
-    say(download.paused ? "The download is paused." : "The download goes on.");
+    say(text(download.paused ? "download-paused" : "download-resumed"));
   }
 
   /** The screen reader hears of each stage once, and of each quarter of a download. */
   #tell(stage, percent) {
-    const words = percent > 0 ? `Downloaded ${percent} %.` : `${STAGES[stage] ?? stage}.`;
+    const words = percent > 0 ? text("downloaded", { percent }) : `${text(`stage-${stage}`)}.`;
     if (words === this.#spoken) return;
     this.#spoken = words;
     say(words);

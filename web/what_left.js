@@ -3,6 +3,7 @@
 
 import { watchRequests } from "./requests.js";
 import { $, size, whole } from "./show.js";
+import { counted, text } from "./texts.js";
 
 const requests = [];
 let writing = null; // the last text: {from, to}, in milliseconds since 1970; to is Infinity while it is written
@@ -34,29 +35,29 @@ function show() {
   const made = requests.filter(({ how }) => how !== "refused");
   const elsewhere = made.filter(({ address }) => new URL(address).origin !== location.origin);
   const bytes = made.reduce((sum, request) => sum + request.bytes, 0);
-  const where = elsewhere.length ? `${whole(elsewhere.length)} not to` : "all to";
-  $("left-total").textContent =
-    `${counted(made)} since this page was opened, ${where} ${location.origin}, which it comes from. ` +
-    `${size(bytes)} came in answer.`;
+  const values = { requests: requestsOf(made), origin: location.origin, bytes: size(bytes) };
+  $("left-total").textContent = elsewhere.length
+    ? text("left-elsewhere", { ...values, elsewhere: whole(elsewhere.length) })
+    : text("left-total", values);
   const refused = requests.length - made.length;
-  $("left-refused").textContent = refused ? `${whole(refused)} refused by the page’s policy: nothing of it was sent.` : "";
+  $("left-refused").textContent = refused ? text("left-refused", { count: whole(refused) }) : "";
   if (writing === null) return;
   const meanwhile = made.filter(({ began }) => began >= writing.from && began <= writing.to);
-  const when = writing.to === Infinity ? "since you pressed Generate" : "while the last text was written";
-  $("left-writing").textContent = `${counted(meanwhile)} ${when}.`;
+  const when = writing.to === Infinity ? "left-since" : "left-meanwhile";
+  $("left-writing").textContent = text(when, { requests: requestsOf(meanwhile) });
 }
 
-function counted({ length }) {
-  return length === 1 ? "1 request" : `${whole(length)} requests`;
+function requestsOf({ length }) {
+  return counted("requests", length, whole(length));
 }
 
 function row({ address, how, bytes, began }) {
   const made = document.createElement("tr");
   const seconds = ((began - performance.timeOrigin) / 1000).toFixed(1);
-  const came = how === "refused" ? "–" : bytes === 0 ? "a kept copy" : size(bytes);
-  for (const text of [`${seconds} s`, how, shortened(address), came]) {
+  const came = how === "refused" ? "–" : bytes === 0 ? text("left-kept-copy") : size(bytes);
+  for (const cell of [`${seconds} s`, how, shortened(address), came]) {
     made.append(document.createElement("td"));
-    made.lastChild.textContent = text;
+    made.lastChild.textContent = cell;
   }
   return made;
 }
