@@ -12,16 +12,26 @@ from browser import ROOT, TestServer
 
 WEB = ROOT / "web"
 HTML = (WEB / "index.html").read_text("utf-8")
-# Not the page's: what gpt2web.js is made of, which speaks to other pages' programs too, and sw.js.
-LIBRARY = {
-    *("gpt2web.js", "worker.js", "runtime.js", "snapshot.js", "snapshot_worker.js", "version.js"),
-    *("errors.js", "own_files.js", "stored.js", "downloads.js", "transfer.js", "chunk_reader.js"),
-    *("store.js", "requests.js", "sw.js"),
-    "app.js",  # still to come
-}
-PAGE = [file for file in sorted(WEB.glob("*.js")) if file.name not in LIBRARY]
 CARD_HEADING = '"What to expect"'  # in a model's card, under which models.js looks
 STRING = re.compile(r"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\\n])*`")
+
+
+def imported_by(name: str, found: dict[str, Path] | None = None) -> dict[str, Path]:
+    """A module of web/ and all that it imports, by name."""
+    found = {} if found is None else found
+    found[name] = WEB / name
+    for other in re.findall(r'from "\./([^"]+)"', found[name].read_text("utf-8")):
+        if other not in found:
+            imported_by(other, found)
+    return found
+
+
+# What gpt2web.js is made of is not the page's: it speaks to the programs of other pages, too.
+PAGE = [
+    file
+    for name, file in imported_by("app.js").items()
+    if name not in imported_by("gpt2web.js") and name != "app.js"  # still to come
+]
 
 
 def strings(program: str) -> list[str]:
