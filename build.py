@@ -61,12 +61,15 @@ WGPU_LEFT_OUT = re.compile(
     r"|utils/glfw_present_info\.py|__pyinstaller/)"
 )
 # Files that the version of dist/ is written into, and those that a page without its server can do
-# without: of a model, all but what the page itself reads; web/downloads.js keeps the rest.
+# without: types, for editors; of a model, all but what the page itself reads, as web/downloads.js
+# keeps the rest.
 VERSIONED = ("sw.js", "version.js")
 NOT_KEPT = re.compile(
-    r"\.nojekyll|LICENSES\.txt|version\.json|wheels/micropip-.*"
+    r"\.nojekyll|LICENSES\.txt|version\.json|wheels/micropip-.*|.*\.d\.ts"
     r"|models/[^/]+/(?!manifest\.json|generation_config\.json|MODEL_CARD\.md).*"
 )
+# What a visit of the page itself does not fetch, or not before the model.
+NOT_VISITED = re.compile(r"models/|LICENSES|wheels/micropip|completions\.js|.*\.d\.ts")
 # Ours that only the native package needs.
 OURS_LEFT_OUT = re.compile(r"gpt2web/(convert|models)/")
 # The wheels that the worker installs at start; micropip lies beside them for who wants it.
@@ -553,8 +556,7 @@ def page_bytes(dist: Path) -> int:
     return sum(
         len(gzip.compress(path.read_bytes()))
         for path in dist.rglob("*")
-        if path.is_file()
-        and not re.match(r"models/|LICENSES|wheels/micropip", path.relative_to(dist).as_posix())
+        if path.is_file() and not NOT_VISITED.match(path.relative_to(dist).as_posix())
     )
 
 

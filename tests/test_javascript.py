@@ -14,7 +14,22 @@ pytestmark = pytest.mark.browser
 
 HELPERS = """async (folder) => {
   window.gpt2web = await import(folder + "gpt2web.js");
+  const { Completions } = await import(folder + "completions.js");
   window.lm = await gpt2web.load("stories");
+  window.client = { completions: new Completions(lm) };
+  // One over a model that tells what it was asked, and says what it is told to.
+  window.told = (pieces, bytes = {}) => {
+    const asked = [];
+    const generate = (...call) => {
+      asked.push(call);
+      return (async function* () { yield* pieces; })();
+    };
+    const tokenBytes = async (ids) => ids.map((id) => Uint8Array.from(bytes[id]));
+    const info = { model: "told" };
+    const tokenize = async () => [1, 2];
+    const detokenize = async (ids) => `ids ${ids}`;
+    return [new Completions({ info, generate, tokenize, detokenize, tokenBytes }), asked];
+  };
   window.rows = async (generation) => {
     const rows = [];
     for await (const { row, text, ids, finishReason } of generation) {
@@ -125,3 +140,198 @@ def test_every_call_that_waits_is_among_these(other_page: Page) -> None:
     called = {call.partition("(")[0].rpartition(".")[2] for call in SIGNALLED}
     others = {"constructor", "generate", "close", "Download"}
     assert set(names) - called == others, "give it a signal, and a line in SIGNALLED"
+
+
+# --- completions.js -------------------------------------------------------------------------------
+
+# The response that OpenAI documents for POST /v1/completions; logprobs as its schema has them.
+DOCUMENTED = {
+    "id": "cmpl-uqkvlQyYK7bGYrRHQ0eXlWi7",
+    "object": "text_completion",
+    "created": 1589478378,
+    "model": "gpt-3.5-turbo-instruct",
+    "system_fingerprint": "fp_44709d6fcb",
+    "choices": [
+        {
+            "text": "\n\nThis is indeed a test",
+            "index": 0,
+            "logprobs": {
+                "tokens": ["\n\n"],
+                "token_logprobs": [-0.1],
+                "top_logprobs": [{"\n\n": -0.1}],
+                "text_offset": [19],
+            },
+            "finish_reason": "length",
+        }
+    ],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12},
+}
+ANY_KEY = {"top_logprobs"}  # their keys are tokens
+
+
+def shape(value: Any, name: str = "") -> Any:
+    """Keys and types of a response; of a list those of its first entry."""
+    if isinstance(value, dict) and name not in ANY_KEY:
+        return {key: shape(of, key) for key, of in value.items()}
+    return [shape(value[0], name)] if isinstance(value, list) else type(value).__name__
+
+
+def test_a_completion_has_the_documented_shape_and_the_numbers_of_generate(
+    other_page: Page,
+) -> None:
+    whole, parts, generated, ids = other_page.evaluate("""async () => {
+      const texts = ["The fox", "The 🦊 and the dog"];
+      const parameters = { prompt: texts, max_tokens: 2, logprobs: 2, seed: 5 };
+      const whole = await client.completions.create(parameters);
+      const parts = [];
+      const streaming = { ...parameters, stream: true, stream_options: { include_usage: true } };
+      for await (const part of await client.completions.create(streaming)) parts.push(part);
+      const options = { maxNewTokens: 2, temperature: 1, topP: 1, logprobs: 2, seed: 5 };
+      const generated = [];
+      for await (const piece of lm.generate(texts, options)) {
+        const row = (generated[piece.row] ??= { text: "", ids: [], logprobs: [], top: [] });
+        row.text += piece.text;
+        for (const name of ["ids", "logprobs", "top"]) row[name].push(...piece[name]);
+      }
+      const ids = texts.map((text) => lm.tokenize(text, { asPrompt: true }));
+      return [whole, parts, generated, await Promise.all(ids)];
+    }""")
+    assert shape(whole) == shape(DOCUMENTED)
+    assert whole["id"].startswith("cmpl-") and whole["model"] == "stories"
+    assert [choice["index"] for choice in whole["choices"]] == [0, 1]
+    assert [len(row["ids"]) for row in generated] == [2, 2]
+    prompt, completion = sum(map(len, ids)), 4
+    assert whole["usage"] == {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+    for choice, row in zip(whole["choices"], generated, strict=True):
+        logprobs = choice["logprobs"]
+        assert choice["text"] == row["text"]
+        assert logprobs["token_logprobs"] == row["logprobs"]
+        begin = 18 if choice["index"] else 7  # UTF-16 units of the prompts
+        assert logprobs["text_offset"][0] == begin
+        for token, top, logprob, most, offset in zip(
+            *(logprobs[name] for name in ("tokens", "top_logprobs", "token_logprobs")),
+            row["top"],
+            logprobs["text_offset"],
+            strict=True,
+        ):
+            assert set(top.values()) == {logprob, *(value for _, value in most)}
+            assert top[token] == logprob
+            if not token.startswith("bytes:"):
+                assert choice["text"][offset - begin :].startswith(token)
+
+    assert parts[-1]["choices"] == [] and parts[-1]["usage"] == whole["usage"]
+    streamed: dict[int, list[dict[str, Any]]] = {}
+    for part in parts[:-1]:
+        assert (part["usage"], part["id"]) == (None, parts[0]["id"])
+        (choice,) = part["choices"]
+        streamed.setdefault(choice["index"], []).append(choice)
+    for choice in whole["choices"]:
+        pieces = streamed[choice["index"]]
+        assert "".join(piece["text"] for piece in pieces) == choice["text"]
+        assert [piece["finish_reason"] for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+        assert pieces[-1]["finish_reason"] == choice["finish_reason"] == "length"
+        for name, values in choice["logprobs"].items():
+            assert [value for piece in pieces for value in piece["logprobs"][name]] == values
+
+
+def test_defaults_are_those_that_openai_documents(other_page: Page) -> None:
+    (prompts, options), null, several = other_page.evaluate("""async () => {
+      const [completions, asked] = told([{ text: "", ids: [], row: 0, finishReason: "stop" }]);
+      await completions.create({ prompt: "a", user: null });
+      const none = { prompt: null, max_tokens: null, temperature: undefined };
+      await completions.create({ ...none, best_of: 1, suffix: "", logit_bias: {} });
+      await completions.create({ prompt: ["a", [1, 2]], n: 2 });
+      return [asked[0], asked[1][0], asked[2][0]];
+    }""")
+    assert prompts == ["a"]
+    assert options["maxNewTokens"] == 16
+    assert (options["temperature"], options["topP"], options["logprobs"]) == (1, 1, 0)
+    assert (options["stop"], options["seed"]) == (None, None)
+    assert null == [""]
+    assert several == ["a", "a", [1, 2], [1, 2]]
+
+
+def test_echo_half_characters_and_the_contexts_end(other_page: Page) -> None:
+    whole, asked = other_page.evaluate("""async () => {
+      const bytes = { 1: [0xe6, 0x9d], 2: [0xb1], 3: [0x61], 4: [0xe6] };
+      const top = [[[1, -1], [4, -2]], [[2, -1], [3, -2]]];
+      const first = { text: "東", ids: [1, 2], logprobs: [-1, -1], top, row: 0 };
+      const last = { text: "a", ids: [3], logprobs: [-3], top: [[[2, -0.5], [4, -2]]], row: 0 };
+      const [completions, asked] = told([first, { ...last, finishReason: "context" }], bytes);
+      const chosen = await completions.create({ prompt: [7, 8], logprobs: 0, model: "told" });
+      const most = await completions.create({ prompt: "ab", logprobs: 2 });
+      const echo = await completions.create({ prompt: [7, 8], echo: true });
+      return [[chosen, most, echo].map(({ choices, usage }) => ({ ...choices[0], usage })), asked];
+    }""")
+    chosen, most, echo = whole
+    assert [call[0] for call in asked] == [[[7, 8]], ["ab"], [[7, 8]]]
+    assert [call[1]["logprobs"] for call in asked] == [1, 2, 0]
+    tokens = ["bytes:\\xe6\\x9d", "bytes:\\xb1", "a"]
+    assert chosen["logprobs"]["tokens"] == tokens
+    assert chosen["logprobs"]["top_logprobs"] == [{tokens[0]: -1}, {tokens[1]: -1}, {"a": -3}]
+    assert most["logprobs"]["top_logprobs"][0] == {tokens[0]: -1, "bytes:\\xe6": -2}
+    assert most["logprobs"]["top_logprobs"][2] == {tokens[1]: -0.5, "bytes:\\xe6": -2, "a": -3}
+    assert most["logprobs"]["text_offset"] == [2, 2, 3]
+    assert echo["text"] == "ids 7,8東a" and echo["logprobs"] is None
+    assert {choice["finish_reason"] for choice in whole} == {"length"}
+    assert [choice["usage"]["prompt_tokens"] for choice in whole] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param", "words"),
+    [
+        ("{ best_of: 3 }", "best_of", "does not support best_of. Ask for n"),
+        ("{ presence_penalty: 0.5 }", "presence_penalty", "repetitionPenalty"),
+        ("{ frequency_penalty: -1 }", "frequency_penalty", "repetitionPenalty"),
+        ("{ logit_bias: { 50256: -100 } }", "logit_bias", "sampler of your own"),
+        ("{ suffix: 'end' }", "suffix", "only goes on"),
+        ("{ user: 'me' }", "user", "no server"),
+        ("{ top_k: 4 }", "top_k", 'has no parameter "top_k"'),
+        ("{ toString: 4 }", "toString", "has no parameter"),
+        ("{ model: 'gpt-4' }", "model", '"told", not "gpt-4"'),
+        ("{ max_tokens: 0 }", "max_tokens", "at least 1, not 0"),
+        ("{ n: 1.5 }", "n", "at least 1, not 1.5"),
+        ("{ echo: true, logprobs: 1 }", "echo", "echo together with logprobs"),
+        ("{ stream: 'yes' }", "stream", "true or false, not string"),
+        ("{ stream_options: { include_usage: true } }", "stream_options", "for stream: true"),
+        ("{ stream: true, stream_options: { a: 1 } }", "stream_options", 'no "a"'),
+        ("7", None, "an object of parameters, not number"),
+    ],
+)
+def test_what_it_can_not_do_is_refused_by_name(
+    other_page: Page, parameters: str, param: str | None, words: str
+) -> None:
+    error = other_page.evaluate(f"""async () => {{
+      const [completions, asked] = told([]);
+      const error = await completions.create({parameters}).catch((error) => error);
+      const {{ name, code, param, message }} = error;
+      return {{ name, code, param, message, asked }};
+    }}""")
+    assert (error["name"], error["code"]) == ("TypeError", "option-invalid")
+    assert error.get("param") == param
+    assert words in error["message"] and error["asked"] == []
+
+
+def test_a_completion_is_given_up_with_its_signals_reason(other_page: Page) -> None:
+    at_once, streamed, parts, wrong = other_page.evaluate("""async () => {
+      const create = (parameters, signal) => client.completions.create(parameters, { signal });
+      const atOnce = await problem(() => create({ prompt: "a" }, AbortSignal.abort()));
+      const stop = new AbortController();
+      let parts = 0;
+      const streamed = await problem(async () => {
+        for await (const part of await create({ stream: true, max_tokens: 300 }, stop.signal)) {
+          parts++;
+          stop.abort();
+        }
+      });
+      const wrong = await problem(() => create({ prompt: "a", top_p: 2 }));
+      return [atOnce, streamed, parts, wrong];
+    }""")
+    assert at_once["name"] == streamed["name"] == "AbortError"
+    assert 0 < parts < 100
+    assert (wrong["name"], wrong["code"]) == ("ValueError", "option-invalid")
+    assert "top_p must be over 0 and at most 1" in wrong["message"]

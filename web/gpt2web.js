@@ -60,10 +60,10 @@ const OPTIONS = {
  *   "check" (the self-test), "model", "prepare"; done and total: bytes, total 0 where it is not known.
  *   For "download" also `stored`, the bytes that were here before, and `notice`: a sentence for the
  *   reader, or null (there is no room to keep the model, say)
- * @param {(requests: object[]) => void} [options.onRequests]  told of everything that the workers of this model
- *   ask for; see watchRequests in requests.js
+ * @param {(requests: {address: string, how: string, bytes: number, began: number}[]) => void} [options.onRequests]
+ *   told of everything that the workers of this model ask for; see watchRequests in requests.js
  * @param {AbortSignal} [options.signal]  gives up: the promise rejects with the signal's reason
- * @param {string} [options.precision]  "f32", "f16", "int8" or "int4"; what the model is stored in
+ * @param {string | null} [options.precision]  "f32", "f16", "int8" or "int4"; what the model is stored in
  *   where none is given
  * @param {Iterable<File>} [options.files]  a model's own files instead of a folder under models/: read by
  *   slices where they lie, neither copied nor sent anywhere
@@ -150,7 +150,7 @@ class Model {
   /**
    * Continues a prompt. The work starts at once; two generations at the same time are done in order.
    *
-   * @param {string | number[] | (string | number[])[]} prompt  typed text: nothing in it is special unless
+   * @param {string | readonly (number | string | readonly number[])[]} prompt  typed text: nothing in it is special unless
    *   parseSpecial; or token ids, which are read as they are; or several of these, the rows of a batch:
    *   row r is what it would be alone with seed + r
    * @param {object} [options]  those of GPT2CausalLM.stream in camelCase, and `signal`, an AbortSignal
@@ -185,9 +185,9 @@ class Model {
   /**
    * The text of token ids, or the texts of several lists of them.
    *
-   * @param {number[] | number[][]} ids
+   * @param {readonly (number | readonly number[])[]} ids
    * @param {{signal?: AbortSignal}} [options]
-   * @returns {Promise<string> | Promise<string[]>}
+   * @returns {Promise<any>}  string, or string[]
    */
   detokenize(ids, options = {}) {
     const { signal } = known(options, ["signal"], "detokenize");
@@ -197,7 +197,7 @@ class Model {
   /**
    * The UTF-8 bytes of each token id, which may be part of a character.
    *
-   * @param {number[]} ids
+   * @param {readonly number[]} ids
    * @param {{signal?: AbortSignal}} [options]
    * @returns {Promise<Uint8Array[]>}
    */

@@ -1,0 +1,61 @@
+// How other pages' TypeScript uses gpt2web.js; test_types.py compiles it.
+
+import { Completions, type CompletionChunk, type ParameterError } from "../../web/completions.js";
+import { Download, type Gpt2webError, keepOffline, load, type Model, models, type Piece, removeModel } from "../../web/gpt2web.js";
+
+export async function write(into: HTMLElement, files: FileList): Promise<number> {
+  const stop = new AbortController();
+  const download = new Download();
+  download.addEventListener("change", () => console.log(download.paused));
+  const lm: Model = await load("stories", {
+    onProgress: ({ stage, done, total, notice }) => console.log(stage === "download", done / total, notice ?? ""),
+    onRequests: (requests) => requests.forEach(({ address, bytes }) => console.log(address, bytes)),
+    signal: stop.signal,
+    precision: "int8",
+    download,
+  });
+  const own = await load("my model", { files });
+  own.close();
+  const generation = lm.generate("Once upon a time", { maxNewTokens: 60, topK: 40, seed: 7, stop: ["."] });
+  for await (const piece of generation) into.append(piece.text);
+  const seed: number | null = generation.seed;
+  for await (const { row, finishReason } of lm.generate(["A", [1, 2]], { signal: stop.signal })) {
+    console.log(row, finishReason === "cancelled");
+  }
+  const ids: number[] = await lm.tokenize("A fox", { asPrompt: true, signal: stop.signal });
+  const text: string = await lm.detokenize(ids);
+  const texts: string[] = await lm.detokenize([ids, [1]]);
+  const bytes: Uint8Array[] = await lm.tokenBytes(ids);
+  console.log(lm.info.adapter.length, seed, text, texts, bytes);
+  lm.close();
+  return (await models({ signal: stop.signal })).reduce((sum, { bytes, stored }) => sum + bytes - stored, 0);
+}
+
+export function probable({ ids, logprobs, top }: Piece): [number, number][] {
+  return ids.map((id, n) => [id, Math.exp(logprobs?.[n] ?? top?.[n]?.[0]?.[1] ?? -Infinity)]);
+}
+
+export async function remove(name: string): Promise<boolean> {
+  try {
+    await removeModel(name, { signal: AbortSignal.timeout(1000) });
+    return keepOffline();
+  } catch (error) {
+    if ((error as Gpt2webError).code === "busy") return false;
+    throw error;
+  }
+}
+
+export async function complete(lm: Model): Promise<string> {
+  const client = { completions: new Completions(lm) };
+  try {
+    const stream = await client.completions.create({ prompt: "A", stream: true, stream_options: { include_usage: true } });
+    let last: CompletionChunk | undefined;
+    for await (const chunk of stream) last = chunk;
+    console.log(last?.usage?.total_tokens);
+    const { choices } = await client.completions.create({ prompt: ["A", "B"], max_tokens: 9, n: 2, logprobs: 3, seed: 1 });
+    console.log(choices[0]?.logprobs?.top_logprobs[0]?.[" fox"]);
+    return choices.map(({ text, finish_reason }) => `${text} (${finish_reason})`).join("\n");
+  } catch (error) {
+    return (error as ParameterError).param;
+  }
+}

@@ -1,0 +1,194 @@
+// gpt2web.d.ts: the types of gpt2web.js. What each thing does is said there and in docs/embedding.md.
+
+/** What a model is stored in, or kept in on the GPU. */
+export type Precision = "f32" | "f16" | "int8" | "int4";
+
+/** Typed text, or token ids, which are read as they are. */
+export type Prompt = string | readonly number[];
+
+/** One of docs/errors.md. */
+export type ErrorCode =
+  | "device-missing"
+  | "device-limit"
+  | "device-memory"
+  | "device-wrong"
+  | "device-failed"
+  | "checkpoint-missing"
+  | "checkpoint-damaged"
+  | "checkpoint-unsupported"
+  | "download-broken"
+  | "download-refused"
+  | "storage-damaged"
+  | "busy"
+  | "option-invalid"
+  | "prompt-too-long"
+  | "runtime-damaged"
+  | "closed"
+  | "internal";
+
+/** The kind of an error, which is its `name`; with the code "internal" it may be any other. */
+export type ErrorName =
+  | "BusyError"
+  | "CheckpointError"
+  | "ClosedError"
+  | "DeviceError"
+  | "LoadError"
+  | "TypeError"
+  | "ValueError";
+
+/**
+ * What everything here throws or rejects with, but for what was given up by its `signal`: that fails with
+ * the signal's own reason.
+ *
+ *     catch (error) { if ((error as Gpt2webError).code === "prompt-too-long") ... }
+ */
+export interface Gpt2webError extends Error {
+  name: ErrorName | (string & {});
+  code: ErrorCode;
+  /** The traceback in the worker, for developers. */
+  detail?: string;
+}
+
+/** How far a load is. */
+export interface Progress {
+  stage: "runtime" | "download" | "check" | "model" | "prepare";
+  /** Bytes. */
+  done: number;
+  /** Bytes; 0 where it is not known. */
+  total: number;
+  /** For "download": the bytes that were here before. */
+  stored?: number;
+  /** For "download": a sentence for the reader. */
+  notice?: string | null;
+}
+
+/** One request that the browser made or refused: see requests.js. */
+export interface RequestRecord {
+  address: string;
+  how: string;
+  bytes: number;
+  /** Milliseconds since 1970. */
+  began: number;
+}
+
+export interface SignalOption {
+  /** Gives up: what was called rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+export interface LoadOptions extends SignalOption {
+  onProgress?: (progress: Progress) => void;
+  onRequests?: (requests: RequestRecord[]) => void;
+  precision?: Precision | null;
+  files?: Iterable<File>;
+  download?: Download;
+}
+
+export interface GenerateOptions {
+  maxNewTokens?: number | null;
+  temperature?: number | null;
+  topK?: number | null;
+  topP?: number | null;
+  minP?: number | null;
+  repetitionPenalty?: number | null;
+  /** 0 to 2 ** 32 - 1; drawn, and told by the Generation, where none is given. */
+  seed?: number | null;
+  stop?: string | readonly string[] | null;
+  /** How many alternatives to tell of with each id, at most 100; 0 for no probabilities. */
+  logprobs?: number | null;
+  parseSpecial?: boolean | null;
+  stepsPerSubmit?: number | null;
+  /** Ends the generation with pieces that say "cancelled". */
+  signal?: AbortSignal;
+}
+
+export interface TokenizeOptions extends SignalOption {
+  /** The ids that `generate` continues, with what the model wants before a text. */
+  asPrompt?: boolean;
+  /** Reads "<|endoftext|>" as one token. */
+  parseSpecial?: boolean;
+}
+
+export type FinishReason = "stop" | "length" | "context" | "cancelled";
+
+export interface Piece {
+  text: string;
+  ids: number[];
+  /** Natural logarithms, of the raw logits; null where none were asked for. */
+  logprobs: number[] | null;
+  /** The most probable ids with theirs, beside each of `ids`. */
+  top: [id: number, logprob: number][][] | null;
+  /** Of a batch; 0 for a single prompt. */
+  row: number;
+  /** Of a row's last piece; null in all others. */
+  finishReason: FinishReason | null;
+}
+
+export interface Timing {
+  tokens: number;
+  /** Seconds to the first token, and to the last, so far. */
+  firstToken: number | null;
+  seconds: number;
+}
+
+/** Made by `Model.generate`. */
+export interface Generation extends AsyncIterableIterator<Piece> {
+  /** Null until it has started. */
+  readonly seed: number | null;
+  readonly timing: Timing;
+  cancel(): void;
+  return(value?: unknown): Promise<IteratorResult<Piece>>;
+}
+
+export interface ModelInfo {
+  readonly model: string;
+  readonly adapter: string;
+  readonly backend: string;
+  readonly software: boolean;
+  readonly precision: Precision;
+  readonly kernels: string[];
+  readonly selfTest: string;
+  readonly parameters: number;
+  readonly gpuBytes: number;
+  /** Tokens. */
+  readonly context: number;
+  /** How Python came up. */
+  readonly started: "anew" | "snapshot";
+}
+
+/** A loaded model. Made by `load`. */
+export interface Model {
+  readonly info: ModelInfo;
+  /** Several prompts are the rows of a batch: row r is what it would be alone with seed + r. */
+  generate(prompt: Prompt | readonly Prompt[], options?: GenerateOptions): Generation;
+  tokenize(text: string, options?: TokenizeOptions): Promise<number[]>;
+  detokenize(ids: readonly number[], options?: SignalOption): Promise<string>;
+  detokenize(ids: readonly (readonly number[])[], options?: SignalOption): Promise<string[]>;
+  tokenBytes(ids: readonly number[], options?: SignalOption): Promise<Uint8Array[]>;
+  close(): void;
+}
+
+export interface StoredModel {
+  name: string;
+  title: string;
+  license: string;
+  precision: Precision;
+  parameters: number;
+  /** Tokens. */
+  context: number;
+  /** What a load needs in all, and what of it this browser has. */
+  bytes: number;
+  stored: number;
+}
+
+/** Pauses the download of a load. Sends itself a "change" event. */
+export class Download extends EventTarget {
+  get paused(): boolean;
+  pause(): void;
+  resume(): void;
+}
+
+export function load(name?: string, options?: LoadOptions): Promise<Model>;
+export function models(options?: SignalOption): Promise<StoredModel[]>;
+export function removeModel(name: string, options?: SignalOption): Promise<void>;
+export function keepOffline(options?: SignalOption): Promise<boolean>;
