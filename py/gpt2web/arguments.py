@@ -76,14 +76,15 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:96]} ..."
 
 
-def whole_number(value: Any, name: str, minimum: int = 1) -> int:
-    """`value` as an int, numpy's too. ValueError: anything else, or less than `minimum`."""
+def whole_number(value: Any, name: str, minimum: int = 1, maximum: int | None = None) -> int:
+    """`value` as an int, numpy's too. ValueError: anything else, or one out of the range."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or number < minimum:
-        raise ValueError(f"{name}: wanted a whole number of {minimum} or more, got {shown(value)}")
+    if number is None or number < minimum or (maximum is not None and number > maximum):
+        wanted = f"{minimum} or more" if maximum is None else f"{minimum} to {maximum}"
+        raise ValueError(f"{name}: wanted a whole number of {wanted}, got {shown(value)}")
     return number
 
 

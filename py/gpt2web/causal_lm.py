@@ -9,9 +9,10 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from gpt2web import samplers, selftest
-from gpt2web.arguments import PromptTooLong, to_lists, to_rows, whole_numbers
+from gpt2web.arguments import PromptTooLong, to_lists, to_rows, whole_number, whole_numbers
 from gpt2web.backbone import GPT2Backbone
 from gpt2web.checkpoint import Folder, open_checkpoint
 from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of, uncached_states
@@ -27,6 +28,7 @@ from gpt2web.gpu import (
     block_on,
     blocking,
 )
+from gpt2web.inspection import MAX_TOP, Inspection, inspect
 from gpt2web.limits import check_cache
 from gpt2web.precision import choose_precision, is_packed
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
@@ -83,6 +85,7 @@ class GPT2CausalLM:
         self.sampler = samplers.get("top_k")
         self._decoder: Decoder | None = None
         self._sessions: dict[int, Session] = {}  # of the decoder, by number of alternatives
+        self.inspections: WeakSet[Inspection] = WeakSet()
 
     # Loading.
 
@@ -231,6 +234,8 @@ class GPT2CausalLM:
     def close(self) -> None:
         """Free everything on the GPU, but for a device that was given. The model is of no use
         then: calls raise DeviceError."""
+        for inspection in list(self.inspections):
+            inspection.close()
         self._drop_decoder()
         self.backbone.destroy()
 
@@ -632,8 +637,51 @@ class GPT2CausalLM:
 
     perplexity = blocking(perplexity_async)
 
+    # Looking into it.
+
+    async def inspect_async(
+        self, token_ids: Sequence[int], position: int = -1, *, top: int = 10
+    ) -> Inspection:
+        """What the model computes at one token of a text: what it attends to, what each layer would
+        say next, and by `next_tokens` what sampling makes of it. See Inspection.
+
+        Args:
+            token_ids: the text, as `stream` has it: prompt_ids and what was generated. What of it
+                the cache still holds is not computed again, and a text goes on as if nobody had
+                looked.
+            position: of the token, from the end where it is negative; it has read all before it.
+            top: how many ids of each layer to report (0 to 100; 0 leaves this part out).
+
+        A stream that is being read ends first. ValueError: ids outside the vocabulary, a text
+        longer than the context, a position outside of it. DeviceError: a model that was closed, or
+        values beyond what the adapter's buffers hold.
+        """
+        ids = self._one_row("token_ids", token_ids)
+        at = range(len(ids))[whole_number(position, "position", -len(ids), len(ids) - 1)]
+        top = whole_number(top, "top", 0, MAX_TOP)
+        tokenizer = self.preprocessor.tokenizer if self.preprocessor else None
+        length = self.backbone.config.max_sequence_length
+        return await inspect(self, ids[: at + 1], top, tokenizer, length)
+
+    inspect = blocking(inspect_async)
+
+    def _one_row(self, name: str, token_ids: Any) -> list[int]:
+        """Ids of one text, checked."""
+        rows, batched = to_rows(whole_numbers(to_lists(token_ids)), name)
+        if batched or not rows[0]:
+            raise ValueError(f"{name}: wanted a list of ids, at least one, got {token_ids!r}")
+        (ids,) = self.backbone.check_ids(rows, name)
+        return ids
+
     async def session(self, rows: int, length: int, alternatives: int) -> Session:
         """The buffers and recorded calls for a batch; those of the last shape are kept."""
+        decoder = await self.decoder(rows, length)
+        if alternatives not in self._sessions:
+            self._sessions[alternatives] = Session(decoder, alternatives)
+        return self._sessions[alternatives]
+
+    async def decoder(self, rows: int, length: int) -> Decoder:
+        """The cache and the recorded calls of a batch; those of the last shape are kept."""
         device, weights = await self.backbone.ready()
         config, decoder = self.backbone.config, self._decoder
         tokens = config.vocabulary_size
@@ -647,9 +695,7 @@ class GPT2CausalLM:
             self._drop_decoder()
             decoder = Decoder(device, config, weights, rows, length, tokens)
             self._decoder = decoder
-        if alternatives not in self._sessions:
-            self._sessions[alternatives] = Session(decoder, alternatives)
-        return self._sessions[alternatives]
+        return decoder
 
     def _drop_decoder(self) -> None:
         for session in self._sessions.values():

@@ -56,8 +56,10 @@ class Decoder:
         self.splits: Tensor | None = None
         if length > SPLIT:
             self.splits = device.tensor((rows, heads, ceil_div(length, SPLIT), config.head_dim + 2))
-        self.short_step = self._record_step(None)
-        self.long_step = self._record_step(self.splits) if self.splits else self.short_step
+        self._short_stages = self._record_step(None)
+        self._long_stages = self._record_step(self.splits) if self.splits else self._short_stages
+        self.short_step = [call for stage in self._short_stages for call in stage]
+        self.long_step = [call for stage in self._long_stages for call in stage]
         # ids whose keys and values are in the cache, row by row
         self.cached: list[list[int]] = [[] for _ in range(rows)]
         self._chunks: Chunks | None = None
@@ -67,18 +69,23 @@ class Decoder:
         position is beyond last_position."""
         return self.short_step if last_position < SPLIT else self.long_step
 
-    def _record_step(self, splits: Tensor | None) -> list[Dispatch]:
+    def stages(self, last_position: int) -> list[list[Dispatch]]:
+        """The same calls in parts: the embedding's, each layer's, the head's. Behind each but the
+        last, x holds what that part gives."""
+        return self._short_stages if last_position < SPLIT else self._long_stages
+
+    def _record_step(self, splits: Tensor | None) -> list[list[Dispatch]]:
         device, config, w = self.device, self.config, self.weights
         state, x, q, attended = self.state, self.x, self.q, self.attended
         epsilon, heads = config.layer_norm_epsilon, config.num_heads
         wte, wpe = w.matrices["wte.weight"], w.vectors["wpe.weight"]
 
-        calls = [kernels.embed(device, state, wte, part, wpe, x) for part in wte.parts]
+        stages = [[kernels.embed(device, state, wte, part, wpe, x) for part in wte.parts]]
         for i in range(config.num_layers):
             h, cache = f"h.{i}", self.cache.layers[i]
             c_attn, ln_1 = w.matrices[f"{h}.attn.c_attn.weight"], w.norm(f"{h}.ln_1")
             bias = w.vectors[f"{h}.attn.c_attn.bias"]
-            calls += [
+            calls = [
                 kernels.qkv(device, state, x, ln_1, epsilon, c_attn, part, bias, q, cache)
                 for part in c_attn.parts
             ]
@@ -103,12 +110,17 @@ class Decoder:
                 kernels.project(device, state, units, c_proj, part, bias, x)
                 for part in c_proj.parts
             ]
-        ln_f = w.norm("ln_f")
-        calls += [
-            kernels.head(device, state, x, ln_f, epsilon, wte, part, self.logits, self.tokens)
+            stages.append(calls)
+        return [*stages, self.head(state, x, self.logits)]
+
+    def head(self, state: Tensor, x: Tensor, logits: Tensor) -> list[Dispatch]:
+        """The final norm and the head: logits [n, vocabulary] of x [n, hidden], of running rows."""
+        w, epsilon = self.weights, self.config.layer_norm_epsilon
+        ln_f, wte = w.norm("ln_f"), w.matrices["wte.weight"]
+        return [
+            kernels.head(self.device, state, x, ln_f, epsilon, wte, part, logits, self.tokens)
             for part in wte.parts
         ]
-        return calls
 
     def prefill(self, spans: Sequence[Span]) -> list[Span]:
         """Put the keys and values of tokens into the cache: submits the first chunk's worth of
@@ -120,6 +132,7 @@ class Decoder:
     def destroy(self) -> None:
         """Free the buffers."""
         self.short_step = self.long_step = []
+        self._short_stages = self._long_stages = []
         for tensor in (self.state, self.x, self.q, self.attended, self.hidden_units, self.logits):
             tensor.destroy()
         if self.splits is not None:

@@ -145,7 +145,7 @@ class Run:
         if self._spans is None:
             self._spans = []
             for row, request in enumerate(self.requests):
-                kept = _common(decoder.cached[row], request.prompt[:-1])
+                kept = common_length(decoder.cached[row], request.prompt[:-1])
                 self._spans.append((row, kept, request.prompt[kept:-1]))
                 decoder.cached[row] = request.prompt[:kept]
         self._spans = decoder.prefill(self._spans)
@@ -269,7 +269,7 @@ class Run:
             self.steps = max(1, min(2 * self.steps, fitting, RING_STEPS))
 
 
-def _common(a: list[int], b: list[int]) -> int:
+def common_length(a: list[int], b: list[int]) -> int:
     """Length of the common prefix."""
     for n, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:

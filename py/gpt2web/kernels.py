@@ -247,6 +247,36 @@ def select(
     return device.kernel("select", constants, bindings, (1, rows))
 
 
+# Looking on: what a text's last token attends to, and what sampling makes of its logits.
+
+
+def attention_weights(
+    device: Device, state: Tensor, q: Tensor, cache: Tensor, weights: Tensor
+) -> Dispatch:
+    """weights [heads, position + 1] of the first row of q [rows, hidden] over cache [rows, 2,
+    length, hidden]."""
+    num_heads, hidden = weights.shape[0], q.shape[1]
+    constants = {"HIDDEN": hidden, "HEAD_DIM": hidden // num_heads}
+    return device.kernel("attention_weights", constants, [state, q, cache, weights], (num_heads,))
+
+
+def candidates(
+    device: Device,
+    samplings: Tensor,
+    logits: Tensor,
+    scores: Tensor,
+    summaries: Tensor,
+    highest: Tensor,
+    report: Tensor,
+) -> Dispatch:
+    """report u32 [rows, 1 + candidates, 5] of the ids in highest u32 [1, rows, 2 + 2 * candidates],
+    which `alternatives` makes of the scores; candidates.wgsl says what is where."""
+    rows, vocabulary = logits.shape
+    constants = {"VOCABULARY": vocabulary, "CANDIDATES": report.shape[1] - 1}
+    bindings = [samplings, logits, scores, summaries, highest, report]
+    return device.kernel("candidates", constants, bindings, (1, rows))
+
+
 # Searches: several rows for each prompt.
 
 
