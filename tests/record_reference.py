@@ -3,9 +3,10 @@
     pip install torch transformers
     python tests/record_reference.py
 
-Writes tests/data/random_models.npz, padded.npz and stories.npz. The model runs in eval mode, in
-float32, with eager attention, on the CPU. Random weights are not stored: `reference.random_weights`
-makes them again from the seed, and the stored checksum shows that they are the same.
+Writes tests/data/random_models.npz, padded.npz, inspections.npz and stories.npz. The model runs in
+eval mode, in float32, with eager attention, on the CPU. Random weights are not stored:
+`reference.random_weights` makes them again from the seed, and the stored checksum shows that they
+are the same.
 
 random_models.npz, for each model `name` of the list `names`:
     name/config      JSON: GPT2Config's fields, the seed, the checksum of the weights
@@ -17,6 +18,11 @@ padded.npz, for two of those models; positions are columns:
     name/mask        bool [4, n]: no padding, on the right, on the left, and holes
     name/hidden      float32 [4, n, hidden]: after the final norm; no meaning at masked columns
     name/losses      float32 [4, n]: of the next column's id (the last column's: the row's first)
+
+inspections.npz, for two of those models, at each position p of name/positions, behind ids[:p + 1]:
+    name/attention/p float32 [layers, heads, p + 1]: output_attentions
+    name/lens/p      float32 [layers + 1, vocabulary]: log-probabilities of ln_f and lm_head over
+                     output_hidden_states, whose last one has been through ln_f
 
 stories.npz, for the bundled model; every prompt starts with <|endoftext|>:
     about            JSON: versions, the model file's SHA-256, the texts
@@ -181,6 +187,30 @@ def record_padded():
     np.savez_compressed(DATA / "padded.npz", **arrays)
 
 
+def record_inspections():
+    arrays = {}
+    for name in ("five_heads_of_two", "four_heads_of_16"):
+        recorded = reference.recorded_model(name)
+        model = make_model(recorded.config, recorded.weights)
+        positions = [0, 7, len(recorded.ids) - 1]
+        arrays[f"{name}/positions"] = np.array(positions)
+        for position in positions:
+            ids = torch.tensor([recorded.ids[: position + 1].tolist()])
+            with torch.no_grad():
+                outputs = model(ids, output_attentions=True, output_hidden_states=True)
+                *streams, last = [states[0, -1] for states in outputs.hidden_states]
+                states = torch.stack([*map(model.transformer.ln_f, streams), last])
+                lens = torch.log_softmax(model.lm_head(states).double(), -1)
+            attention = torch.stack([layer[0, :, -1] for layer in outputs.attentions])
+            arrays[f"{name}/attention/{position}"] = attention.numpy()
+            arrays[f"{name}/lens/{position}"] = lens.numpy().astype(np.float32)
+            said = torch.log_softmax(outputs.logits[0, -1].double(), -1)
+            assert torch.allclose(lens[-1], said, atol=1e-5)
+        spread = np.ptp(arrays[f"{name}/attention/{position}"], axis=-1).mean()
+        print(f"{name}, looked into: attention spreads over {spread:.2f}")
+    np.savez_compressed(DATA / "inspections.npz", **arrays)
+
+
 def greedy(model, prompt):
     """200 greedy tokens and the top-2 gap of each, every step with the whole text anew."""
     ids, gaps = list(prompt), []
@@ -251,6 +281,7 @@ if __name__ == "__main__":
     DATA.mkdir(exist_ok=True)
     record_random_models()
     record_padded()
+    record_inspections()
     record_stories()
     for file in sorted(DATA.glob("*.npz")):
         print(f"{file.relative_to(ROOT)}: {file.stat().st_size:,} bytes")

@@ -26,6 +26,30 @@ def forward(config, weights, ids, positions=None):
     return head(config, weights, blocks(config, weights, ids, positions))
 
 
+def looked_into(config, weights, ids):
+    """What the last of ids [n] attends to, [layers, heads, n], and the residual stream behind the
+    embedding and every layer, [layers + 1, hidden]; lens of it is the logit lens."""
+    x = embed(weights, ids, np.arange(len(ids)))
+    attention, stream = [], [x[-1]]
+    for index in range(config.num_layers):
+        layer = layer_weights(weights, index)
+        y = norm(config, layer, "ln_1", x)
+        qkv = matmul(y, layer["attn.c_attn.weight"], layer["attn.c_attn.bias"])
+        q, k, _ = split_qkv(qkv, config.num_heads)
+        attention.append(attention_weights(q[-1], k))
+        x = x + self_attention(config, layer, y)
+        x = x + feed_forward(layer, norm(config, layer, "ln_2", x))
+        stream.append(x[-1])
+    return np.array(attention), np.array(stream)
+
+
+def lens(config, weights, stream):
+    """The head's log-probabilities right behind a stream: [n, hidden] -> [n, vocabulary]"""
+    logits = head(config, weights, stream)
+    largest = logits.max(axis=-1, keepdims=True)
+    return logits - largest - np.log(np.exp(logits - largest).sum(axis=-1, keepdims=True))
+
+
 def hidden_states(config, weights, ids, positions=None):
     """What the head sees, after the final norm: [n], [n] -> [n, hidden]"""
     return norm(config, weights, "ln_f", blocks(config, weights, ids, positions))
@@ -135,8 +159,12 @@ def append_to_cache(cache, row, position, k, v):
 def attend(q, keys, values):
     """One query over a slice of a cache: [heads, head_dim], [n, heads, head_dim] twice ->
     [heads, head_dim]"""
-    scores = np.einsum("hd,khd->hk", np.asarray(q, np.float64), keys) / np.sqrt(q.shape[-1])
-    return np.einsum("hk,khd->hd", softmax(scores), values)
+    return np.einsum("hk,khd->hd", attention_weights(q, keys), values)
+
+
+def attention_weights(q, keys):
+    """What `attend` mixes values with: [heads, head_dim], [n, heads, head_dim] -> [heads, n]"""
+    return softmax(np.einsum("hd,khd->hk", np.asarray(q, np.float64), keys) / np.sqrt(q.shape[-1]))
 
 
 def attend_partial(q, keys, values):
@@ -524,6 +552,16 @@ def recorded_padded(name):
         return SimpleNamespace(
             **{part: data[f"{name}/{part}"] for part in ("ids", "mask", "hidden", "losses")}
         )
+
+
+def recorded_inspections(name):
+    """A recorded model looked into: [(position, attention [layers, heads, position + 1], lens
+    [layers + 1, vocabulary])]"""
+    with np.load(DATA / "inspections.npz") as data:
+        return [
+            (int(p), data[f"{name}/attention/{p}"], data[f"{name}/lens/{p}"])
+            for p in data[f"{name}/positions"]
+        ]
 
 
 def stories_model():

@@ -18,8 +18,8 @@ LAYERS = (
     "kernels turn limits",
     "array_checkpoint weights chunks decoder",
     "backbone variables layer masks embedding attention layers",
-    "generate search stream selftest preset",
-    "causal_lm",
+    "generate search stream selftest preset next_tokens inspection",
+    "causal_lm views",
     "page preload convert __main__ __init__",
 )
 RANKS = {name: rank for rank, line in enumerate(LAYERS) for name in line.split()}

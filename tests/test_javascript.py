@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from browser import TestServer
+from adapters import new_device  # noqa: F401  sets the environment before wgpu starts Vulkan
+from browser import TestServer, run_outside
+from gpt2web import GPT2CausalLM
 
 pytestmark = pytest.mark.browser
 
@@ -107,6 +111,92 @@ def test_bytes_of_tokens_and_texts_of_lists(other_page: Page) -> None:
     assert texts[0] == "a" and "\ufffd" in texts[-1]  # part of the fox
 
 
+SETTINGS: dict[str, Any] = {"temperature": 0.8, "topK": 40, "topP": 0.9, "minP": 0.02}
+SETTINGS |= {"repetitionPenalty": 1.2, "top": 30}
+
+
+def test_the_model_is_looked_into_with_the_very_numbers_of_the_python_api(other_page: Page) -> None:
+    text = "The old king had a dog."
+    found = other_page.evaluate(
+        """async ([text, settings]) => {
+          const ids = await lm.tokenize(text, { asPrompt: true });
+          const first = await lm.inspect(Uint32Array.from(ids), { position: 4, top: 3 });
+          const last = await lm.inspect(ids);
+          const next = await last.nextTokens(settings);
+          const plain = await last.nextTokens();
+          const told = ({ attention, ...rest }) =>
+            ({ ...rest, kind: attention.constructor.name, attention: [...attention] });
+          first.close();
+          const closed = await problem(() => first.nextTokens());
+          last.close();
+          return { ids, first: told(first), last: told(last), next, plain, closed };
+        }""",
+        [text, SETTINGS],
+    )
+    parameters = other_page.evaluate("() => lm.parameters()")
+
+    async def natively() -> None:
+        lm = await GPT2CausalLM.from_preset_async("stories", adapter="SwiftShader")
+        ids = lm.prompt_ids(text)
+        assert found["ids"] == ids
+        for name, position, top in (("first", 4, 3), ("last", len(ids) - 1, 10)):
+            inspection = await lm.inspect_async(ids, position, top=top)
+            told = found[name]
+            assert told["tokenIds"] == ids[: position + 1] and told["position"] == position
+            assert told["shape"] == [6, 4, position + 1] and told["kind"] == "Float32Array"
+            attention = (await inspection.attention.read()).cast("B").cast("f")
+            assert told["attention"] == attention.tolist()
+            lens = [[(c["id"], c["logprob"]) for c in layer] for layer in told["lens"]]
+            assert lens == inspection.lens
+            of_ids = [lm.tokenizer.detokenize([c["id"]]) for c in told["lens"][-1]]
+            assert [c["text"] for c in told["lens"][-1]] == of_ids
+        settings = {snake(name): value for name, value in SETTINGS.items()}
+        for name, options in (("next", settings), ("plain", {})):
+            listed = await inspection.next_tokens_async(**options)
+            assert found[name]["kept"] == listed.kept
+            told = [{snake(key): c[key] for key in c} for c in found[name]["candidates"]]
+            assert told == [asdict(candidate) for candidate in listed]
+        listed = [{snake(key): p[key] for key in p} for p in parameters]
+        assert listed == [p._asdict() | {"shape": list(p.shape)} for p in lm.parameters()]
+        lm.close()
+
+    run_outside(natively())
+    assert 1 < found["next"]["kept"] <= 40
+    assert abs(sum(c["afterCuts"] for c in found["next"]["candidates"]) - 1) < 0.2
+    assert found["closed"]["code"] == "closed"
+
+
+def snake(name: str) -> str:
+    return re.sub("[A-Z]", lambda capital: "_" + capital[0].lower(), name)
+
+
+def test_an_inspection_waits_for_the_text_and_can_be_given_up(other_page: Page) -> None:
+    order, given_up, refused, lens = other_page.evaluate("""async () => {
+      const order = [];
+      const text = rows(lm.generate("Once", { maxNewTokens: 12, seed: 1 }));
+      const writing = text.then(() => order.push("text"));
+      const stop = new AbortController();
+      const givenUp = problem(() => lm.inspect([1, 2], { signal: stop.signal }));
+      const looking = lm.inspect([1, 2, 3], { top: 2 });
+      const refused = [
+        await problem(() => lm.inspect("text")),
+        await problem(() => lm.inspect([1], { depth: 2 })),
+        await problem(() => lm.inspect([1, 99999])),
+        await problem(() => lm.inspect([1], { position: 1 })),
+      ];
+      stop.abort();
+      const inspection = await looking;
+      order.push("inspection");
+      await writing;
+      inspection.close();
+      return [order, (await givenUp).name, refused.map(({ code }) => code), inspection.lens.length];
+    }""")
+    assert order == ["text", "inspection"]
+    assert given_up == "AbortError"
+    assert refused == ["option-invalid"] * 4
+    assert lens == 7
+
+
 SIGNALLED = [
     "gpt2web.load('stories', { signal })",
     "gpt2web.models({ signal })",
@@ -115,6 +205,8 @@ SIGNALLED = [
     "lm.tokenize('a', { signal })",
     "lm.detokenize([1], { signal })",
     "lm.tokenBytes([1], { signal })",
+    "lm.inspect([1, 2], { signal })",
+    "lm.parameters({ signal })",
 ]
 
 

@@ -22,6 +22,7 @@ from gpt2web.decoder import Decoder
 from gpt2web.gpu import DEFAULT_LIMITS, DeviceError
 from gpt2web.kernels import BLOCK, CHUNK, SPLIT, Norm, Weight, WeightPart, ceil_div
 from gpt2web.precision import PRECISIONS, bits_of, is_matrix, is_packed
+from gpt2web.sampling import Sampling, bit_words, penalized, probabilities
 from gpt2web.weights import Weights, _Loader
 
 pytestmark = pytest.mark.gpu
@@ -383,6 +384,30 @@ def test_attention_over_a_long_cache_is_the_same_in_splits(device, case):
     check_split_attention(device, case)
 
 
+def check_attention_weights(device, case):
+    """Each position alone, as its row is the first; q and cache have NaN beyond it."""
+    heads, head_dim, length = case
+    for position in sorted({0, 5, 255, 256, 600, length - 1} & set(range(length))):
+        state, q, cache, queries, cached, _, _ = make_attention(
+            device, heads, head_dim, length, [position]
+        )
+        weights = untouched(device, (heads, position + 1))
+        run(device, kernels.attention_weights(device, state, q, cache, weights))
+        keys = cached[0, 0, : position + 1].reshape(-1, heads, head_dim)
+        wanted = reference.attention_weights(queries[0].reshape(heads, head_dim), keys)
+        got = download(weights)
+        assert_close(got, wanted, 1, MIXED)
+        assert_close(got.sum(axis=-1, dtype=np.float64), 1, 1, SUM)
+
+
+WEIGHTS_CASES = [(1, 1, 1), (3, 7, 64), (5, 2, 257), (2, 72, 256), (1, 256, 601)]
+
+
+@pytest.mark.parametrize("case", WEIGHTS_CASES)
+def test_attention_weights_are_what_attention_mixes_with(device, case):
+    check_attention_weights(device, case)
+
+
 # ---- prefill -------------------------------------------------------------------------------------
 
 
@@ -641,6 +666,70 @@ def check_token_loss(device, case):
 @pytest.mark.parametrize("case", [(3, 1), (7, 6), (5, 255), (3, 257), (16, 1601)])
 def test_token_loss_is_the_cross_entropy_of_each_target(device, case):
     check_token_loss(device, case)
+
+
+# ---- what sampling makes of logits ---------------------------------------------------------------
+
+
+def check_candidates(device, case):
+    """Two rows of different logits and settings, listed by `alternatives` as in Stages."""
+    vocabulary, top, sampling = case
+    logits = 3 * draw(2, vocabulary)
+    logits[1] += 90 - 40 * (np.arange(vocabulary) % 3)  # gaps, weights of nothing, over exp's range
+    samplings = [sampling, Sampling(temperature=0)]
+    seen = [range(0, vocabulary, 2), []]
+    state = upload(device, np.zeros((gpu.MAX_ROWS, 4), np.uint32), uniform=True)
+    packed = np.zeros((gpu.MAX_ROWS, 8), np.uint32)
+    flags = np.zeros((2, 2, ceil_div(vocabulary, 32)), np.uint32)
+    for row in range(2):
+        packed[row] = np.frombuffer(samplings[row].pack(0, 0, 0), np.uint32)
+        flags[row, 0] = bit_words(seen[row], vocabulary)
+    given = upload(device, packed, uniform=True)
+    source, bits = upload(device, logits), upload(device, flags)
+    scores = untouched(device, (2, vocabulary))
+    summaries = untouched(device, (2, ceil_div(vocabulary, 1024), 4))
+    highest = untouched(device, (1, 2, 2 + 2 * top), "u32")
+    report = untouched(device, (2, 1 + top, 5), "u32")
+    run(
+        device,
+        kernels.scores(device, state, given, source, bits, scores, summaries),
+        kernels.alternatives(device, state, scores, summaries, highest),
+        kernels.candidates(device, given, source, scores, summaries, highest, report),
+    )
+    got = download(report)
+    for row in range(2):
+        whole, kept, count = *(got[row, 0, [0, 2]] * 2.0**15 + got[row, 0, [1, 3]]), got[row, 0, 4]
+        ids, weights, drawn = got[row, 1:, 0], got[row, 1:, 3], got[row, 1:, 4]
+        penalty = samplings[row].repetition_penalty
+        order = np.argsort(-np.array(penalized(list(logits[row]), samplings[row], seen[row])))
+        assert ids.tolist() == order[:top].tolist()
+        np.testing.assert_array_equal(got[row, 1:, 1].view(np.float32), logits[row, ids])
+        exact = -reference.token_loss(np.repeat(logits[row : row + 1], top, 0), ids)
+        assert_close(got[row, 1:, 2].view(np.float32), exact, np.abs(logits[row]).max())
+        warm = Sampling(samplings[row].temperature, repetition_penalty=penalty)
+        before = np.array(probabilities(list(logits[row]), warm, seen[row]))
+        after = np.array(probabilities(list(logits[row]), samplings[row], seen[row]))
+        # weights are whole steps of 2^-30, and exp((score - maximum) / temperature) is off by a few
+        # ulp of its argument, here up to 30
+        assert_close(weights / whole, before[ids], 1, 1e-5)
+        assert_close(np.where(drawn, weights, 0) / kept, after[ids], 1, 1e-5)
+        assert count == (after > after.max() * 2.0**-31).sum()
+        assert drawn.tolist() == (after[ids] > after.max() * 2.0**-31).tolist()
+
+
+CANDIDATE_CASES = [
+    (1030, 20, Sampling(0.8, 50, 0.95, 0.02, 1.3)),
+    (257, 100, Sampling(1.0, None, 0.9)),
+    (97, 97, Sampling(2.0, 7)),
+    (97, 5, Sampling(0.5, min_p=0.1, repetition_penalty=0.7)),
+    (5, 5, Sampling()),
+    (1, 1, Sampling(top_k=1, top_p=0.5)),
+]
+
+
+@pytest.mark.parametrize("case", CANDIDATE_CASES)
+def test_candidates_have_the_probabilities_that_ids_are_drawn_with(device, case):
+    check_candidates(device, case)
 
 
 # ---- searches ------------------------------------------------------------------------------------
@@ -1095,6 +1184,15 @@ CORRUPTIONS = [
     ),
     ("scatter_chunk", ">= block.count", "> block.count", check_scatter_chunk, (6, 37)),
     ("token_loss", "half > 0u", "half > 1u", check_token_loss, (7, 6)),
+    ("attention_weights", "thread] += ", "thread] -= ", check_attention_weights, (3, 7, 64)),
+    ("candidates", "&& is_kept", "|| is_kept", check_candidates, CANDIDATE_CASES[0]),
+    (
+        "candidates",
+        "/ temperature) >= min_p",
+        "/ 1.0) >= min_p",
+        check_candidates,
+        CANDIDATE_CASES[3],
+    ),
     ("copy_slots", "slot < wanted.end", "slot <= wanted.end", check_copy_slots, (6, MOVES)),
     ("similarity", "t < state", "t <= state", check_similarity, (6, 7, [(3, 0, 0)])),
     ("attention_chunk", "sum *= scale", "sum *= 1.0", check_attention_chunk, (3, 7, 64, BLOCKS)),
@@ -1210,6 +1308,10 @@ def variants():
             output = recorder.tensor((1, 3, config.hidden_dim))
             Chunks(decoder.cache, weights, output).run([(0, 0, [0])])
             kernels.token_loss(recorder, decoder.logits, decoder.state, decoder.x, 1)
+            look = recorder.tensor((config.num_heads, 3))
+            kernels.attention_weights(
+                recorder, decoder.state, decoder.q, decoder.cache.layers[0], look
+            )
             kernels.copy_slots(recorder, decoder.state, decoder.cache.layers[0])
             kernels.similarity(recorder, decoder.state, decoder.x, output, decoder.q)
             wte, heads = weights.matrices["wte.weight"], config.num_heads
@@ -1233,6 +1335,8 @@ def variants():
             kernels.select(recorder, state, state, logits, logits, summaries, flags, ring)
             if words > 2:
                 kernels.alternatives(recorder, state, logits, summaries, ring)
+        report = recorder.tensor((1, 21, 5))
+        kernels.candidates(recorder, state, logits, logits, summaries, ring, report)
     kernels.random_normal(recorder, state, logits, pairs=2, scale=0.02)
     for kind in kernels.ACTIVATIONS:
         kernels.activation(recorder, logits, kind)

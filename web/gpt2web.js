@@ -20,12 +20,19 @@
 //   {type: "tokenize", id, text, options}     {type: "result", id, value}
 //   {type: "detokenize", id, ids}             {type: "result", id, value}
 //   {type: "bytes", id, ids}                  {type: "result", id, value}
+//   {type: "parameters", id}                  {type: "result", id, value}
+//   {type: "inspect", id, inspection,         {type: "result", id, value}: null where it was closed before
+//    tokenIds, options}
+//   {type: "nextTokens", id, inspection,      {type: "result", id, value}
+//    options}
+//   {type: "closeInspection", inspection}     (inspection: a number that inspection.js gives)
 // Instead of the last answer there may be     {type: "error", id, error: {name, code, message, detail}}
 // Not about one message: {type: "ready"}, once, {type: "requests", requests} (see requests.js), and
 // {type: "broken", message} when all is over.
 
 import { abortable } from "./abort.js";
 import { failure, invalid, kind, known } from "./errors.js";
+import { inspect } from "./inspection.js";
 import { wholeModel } from "./own_files.js";
 import { VERSION } from "./version.js";
 
@@ -205,6 +212,32 @@ class Model {
     const { signal } = known(options, ["signal"], "tokenBytes");
     const bytes = await abortable(this.#link.request({ type: "bytes", ids }), signal);
     return bytes.map((of) => Uint8Array.from(of));
+  }
+
+  /**
+   * Looks into the model at one token of a text: what it attends to, what each layer would say next, and by
+   * `nextTokens` what sampling makes of it. `close()` it when it is not looked at any more. A generation under
+   * way ends first.
+   *
+   * @param {ArrayLike<number>} tokenIds  the text: those of tokenize with asPrompt, and of the pieces
+   * @param {{position?: number, top?: number, signal?: AbortSignal}} [options]  position: of the token, from the
+   *   end where it is negative (-1); top: how many ids of each layer (10; 0 leaves them out)
+   * @returns {Promise<Inspection>}  see inspection.js
+   */
+  async inspect(tokenIds, options = {}) {
+    return inspect(this.#link, tokenIds, options);
+  }
+
+  /**
+   * Where the weights are: for every tensor its name and shape in a checkpoint, its parameters, the
+   * precision it is kept in, and its bytes on the GPU.
+   *
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<{name: string, shape: number[], parameters: number, precision: string, gpuBytes: number}[]>}
+   */
+  async parameters(options = {}) {
+    const { signal } = known(options, ["signal"], "parameters");
+    return abortable(this.#link.request({ type: "parameters" }), signal);
   }
 
   /** Ends the worker and frees the GPU. What was still going on fails with a ClosedError. */

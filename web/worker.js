@@ -53,7 +53,7 @@ async function adapterIsThere() {
 /** Python's None arrives as undefined; the messages say null. */
 function withNull(value) {
   if (value === undefined) return null;
-  if (value !== null && typeof value === "object") {
+  if (value !== null && typeof value === "object" && !ArrayBuffer.isView(value)) {
     for (const key of Object.keys(value)) value[key] = withNull(value[key]);
   }
   return value;

@@ -14,6 +14,7 @@ from gpt2web.chunks import uncached_states
 from gpt2web.config import GPT2Config
 from gpt2web.embedding import ReverseEmbedding
 from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, blocking
+from gpt2web.limits import Parameter, parameters
 from gpt2web.turn import Turn
 from gpt2web.weights import Progress, Source, Weights
 
@@ -225,6 +226,11 @@ class GPT2Backbone:
     def count_params(self) -> int:
         """The number of weights; the head is the token embedding, so it is counted once."""
         return self.config.num_parameters
+
+    def parameters(self) -> list[Parameter]:
+        """Where the weights are: every tensor's name and shape in a checkpoint, its parameters,
+        the precision it is kept in, and its bytes on the GPU."""
+        return parameters(self.config, self.precision)
 
     def summary(self) -> str:
         """The model's parts, with shapes and parameters, as a table."""

@@ -29,7 +29,7 @@ from gpt2web.gpu import (
     blocking,
 )
 from gpt2web.inspection import MAX_TOP, Inspection, inspect
-from gpt2web.limits import check_cache
+from gpt2web.limits import Parameter, check_cache
 from gpt2web.precision import choose_precision, is_packed
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
 from gpt2web.preset import (
@@ -207,6 +207,10 @@ class GPT2CausalLM:
     def count_params(self) -> int:
         """The number of weights; the head is the token embedding, so it is counted once."""
         return self.backbone.count_params()
+
+    def parameters(self) -> list[Parameter]:
+        """A map of the model: GPT2Backbone.parameters."""
+        return self.backbone.parameters()
 
     def summary(self) -> str:
         """Preprocessor and model, with shapes and parameters, as a table."""

@@ -8,12 +8,21 @@ memory. Each refusal names what was needed, what is allowed and by which limit, 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from gpt2web.checkpoint import tensor_shapes
 from gpt2web.config import GPT2Config
 from gpt2web.gpu import SIZE_LIMITS, Device, DeviceError
 from gpt2web.kernels import NORM_SCRATCH, TILE
-from gpt2web.precision import PRECISIONS, SCALED, bits_of, is_matrix, matrix_shape, packed_shape
+from gpt2web.precision import (
+    BITS,
+    PRECISIONS,
+    SCALED,
+    bits_of,
+    is_matrix,
+    matrix_shape,
+    packed_shape,
+)
 
 
 def check_weights(device: Device, config: GPT2Config, precision: str) -> None:
@@ -102,16 +111,35 @@ def staging_words(config: GPT2Config) -> int:
     return max(SCALED * widest, -(-config.vocabulary_size // 4) * 4)
 
 
-def weights_bytes(config: GPT2Config, precision: str) -> int:
-    """What the weights take on a GPU, matrices in one part each."""
-    total = 0
+class Parameter(NamedTuple):
+    """A tensor of a model: its name and shape in a checkpoint, how many numbers it holds, how it is
+    kept on a GPU ("f32", "f16", "int8" or "int4") and what it takes there."""
+
+    name: str
+    shape: tuple[int, ...]
+    parameters: int
+    precision: str
+    gpu_bytes: int
+
+
+def parameters(config: GPT2Config, precision: str) -> list[Parameter]:
+    """Every tensor of a model in a precision, in the order that a text passes them; the head is
+    wte.weight again."""
+    kept = {bits: name for name, bits in BITS.items()}
+    found = []
     for name, shape in tensor_shapes(config).items():
+        bits, count = bits_of(name, precision), math.prod(shape)
+        words = count
         if is_matrix(name):
-            rows, width = packed_shape(*matrix_shape(name, shape), bits_of(name, precision))
-            total += 4 * rows * width
-        else:
-            total += 4 * math.prod(shape)
-    return total
+            words = math.prod(packed_shape(*matrix_shape(name, shape), bits))
+        size = max(16, -(-4 * words // 16) * 16)  # as Device.tensor_bytes rounds it up
+        found.append(Parameter(name, shape, count, kept[bits], size))
+    return found
+
+
+def weights_bytes(config: GPT2Config, precision: str) -> int:
+    """What the weights take on a GPU."""
+    return sum(parameter.gpu_bytes for parameter in parameters(config, precision))
 
 
 def _allowed(device: Device) -> tuple[int, str]:

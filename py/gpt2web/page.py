@@ -19,6 +19,7 @@ from gpt2web.gpu import DeviceError, Memory
 from gpt2web.preset import hold_to_manifest, open_folder
 from gpt2web.stream import Piece, TextStream
 from gpt2web.tokenizer import GPT2Tokenizer
+from gpt2web.views import Views
 
 Message = dict[str, Any]
 Post = Callable[[Message], object]
@@ -46,6 +47,7 @@ class Page:
         self.lm: GPT2CausalLM | None = None
         self.loading: Loading | None = None
         self.under_way: dict[int, Generation] = {}
+        self.views = Views()
 
     async def handle(self, message: Message) -> None:
         """Carries out one message. Never raises: an error is an answer too."""
@@ -68,6 +70,17 @@ class Page:
                 case "bytes":
                     of = self.tokenizer().id_to_bytes
                     self.result(number, [list(of(token_id)) for token_id in message["ids"]])
+                case "inspect":
+                    about = message["inspection"], message["tokenIds"], message["options"]
+                    self.result(number, await self.views.inspect(self.loaded(), *about))
+                case "nextTokens":
+                    settings = message["options"]
+                    found = await self.views.next_tokens(message["inspection"], settings)
+                    self.result(number, found)
+                case "closeInspection":
+                    self.views.close(message["inspection"])
+                case "parameters":
+                    self.result(number, self.views.parameters(self.loaded()))
                 case unknown:
                     raise ValueError(f"there is no message of type {unknown!r}")
         except Exception as error:
@@ -135,6 +148,7 @@ class Page:
         if self.lm is not None:
             self.lm.close()
             self.lm = None
+            self.views = Views()  # the open ones were closed with it
 
     def loaded(self) -> GPT2CausalLM:
         if self.lm is None:
