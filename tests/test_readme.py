@@ -34,7 +34,7 @@ def test_the_python_example_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GPT2WEB_ADAPTER", "llvmpipe")
-    first, second = blocks("python")
+    first, second, third = blocks("python")
     exec(compile(first, "README.md", "exec"), {})
     info, text = capsys.readouterr().out.split("\n", 1)
     assert "llvmpipe" in info and info.endswith("f16 passed")
@@ -46,6 +46,13 @@ def test_the_python_example_runs(
     assert re.fullmatch(r"\(1, \d, 4096\) \d+", shape)
     assert 1 < float(perplexity) < 100
     assert one.startswith("The fox") and other.startswith("The fox")
+
+    exec(compile(third, "README.md", "exec"), {})
+    shape, *lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\(6, 4, \d+\)", shape)
+    assert [line.split()[0] for line in lines[:7]] == list("0123456")
+    assert sum(float(line.split()[-1]) for line in lines[7:13]) == pytest.approx(1)
+    assert [line.split()[0] for line in lines[13:]] == ["wte.weight", "wpe.weight"]
 
 
 @pytest.mark.browser
@@ -66,6 +73,7 @@ def test_the_javascript_example_runs(quick_browser: Browser, server: TestServer)
     assert len(page.inner_text("body")) > 8, logged
     assert any(line.startswith("model ") for line in logged), logged
     assert any("swiftshader f16 passed" in line for line in logged), logged
+    assert any(re.fullmatch(r"next .* 0\.\d+", line) for line in logged), logged
     page.context.close()
 
 

@@ -6,6 +6,8 @@ from gpt2web.causal_lm import GPT2CausalLM
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.config import GPT2Config
 from gpt2web.gpu import DeviceError
+from gpt2web.inspection import Inspection
+from gpt2web.next_tokens import Candidate
 from gpt2web.packer import StartEndPacker
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor, GPT2Preprocessor
 from gpt2web.stream import Piece
@@ -13,6 +15,7 @@ from gpt2web.tokenizer import BytePairTokenizer, GPT2Tokenizer
 
 __all__ = [
     "BytePairTokenizer",
+    "Candidate",
     "CheckpointError",
     "DeviceError",
     "GPT2Backbone",
@@ -21,6 +24,7 @@ __all__ = [
     "GPT2Config",
     "GPT2Preprocessor",
     "GPT2Tokenizer",
+    "Inspection",
     "Piece",
     "StartEndPacker",
     "layers",
