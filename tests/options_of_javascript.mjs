@@ -23,6 +23,8 @@ const calls = {
   LoadOptions: () => gpt2web.load("any", { wrong: 1 }),
   GenerateOptions: () => lm.generate("a", { wrong: 1 }),
   TokenizeOptions: () => lm.tokenize("a", { wrong: 1 }),
+  InspectOptions: () => lm.inspect([1], { wrong: 1 }),
+  NextTokensSettings: async () => (await lm.inspect([1])).nextTokens({ wrong: 1 }),
   SignalOption: () => gpt2web.models({ wrong: 1 }),
   CompletionParametersStreaming: () => new Completions(lm).create({ wrong: 1 }),
 };

@@ -54,6 +54,8 @@ WRONG = [
     ("lm.generate('a').then()", "'then' does not exist"),
     ("const text: string = await lm.detokenize([[1]])", "is not assignable"),
     ("lm.info.adapter = 'mine'", "read-only property"),
+    ("lm.inspect('text')", "is not assignable"),
+    ("(await lm.inspect([1])).nextTokens({ top_k: 4 })", "'top_k' does not exist"),
     ("(error as Gpt2webError).code === 'bussy'", "no overlap"),
     ("completions.create({ prompt: 'a', best_of: 2 })", "No overload matches"),
     ("for await (const a of await completions.create({ prompt: '' })) {}", "asyncIterator"),

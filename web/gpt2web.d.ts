@@ -109,6 +109,78 @@ export interface TokenizeOptions extends SignalOption {
   parseSpecial?: boolean;
 }
 
+export interface InspectOptions extends SignalOption {
+  /** Of the token in the text, from the end where it is negative; the last one where it is left out. */
+  position?: number | null;
+  /** How many ids of each layer to tell of: 0 to 100, 10 where it is left out. */
+  top?: number | null;
+}
+
+export interface NextTokensSettings extends SignalOption {
+  temperature?: number | null;
+  topK?: number | null;
+  topP?: number | null;
+  minP?: number | null;
+  repetitionPenalty?: number | null;
+  /** How many candidates to list: 1 to 100, 20 where it is left out. */
+  top?: number | null;
+}
+
+/** An id that may come next. */
+export interface Candidate {
+  id: number;
+  /** Its own: of a part of a character, U+FFFD. */
+  text: string;
+  /** The model's, before any setting; the latter is a natural logarithm. */
+  logit: number;
+  logprob: number;
+  /** Probability after repetition penalty and temperature. */
+  afterTemperature: number;
+  /** Probability after top-k, top-p and min-p as well: what it is drawn with. */
+  afterCuts: number;
+  /** Whether it can be drawn. */
+  kept: boolean;
+}
+
+export interface NextTokens {
+  /** The most probable first. */
+  candidates: Candidate[];
+  /** How many ids of the whole vocabulary can be drawn. */
+  kept: number;
+}
+
+/** What a layer would say. */
+export interface LensToken {
+  id: number;
+  text: string;
+  /** A natural logarithm. */
+  logprob: number;
+}
+
+/** What the model computed at one token of a text. Made by `Model.inspect`. */
+export interface Inspection {
+  /** The text up to the token, which is its last, at `position`. */
+  readonly tokenIds: number[];
+  readonly position: number;
+  /** How much of each token up to its own every head took: [layers, heads, position + 1], row-major; rows sum to 1. */
+  readonly attention: Float32Array;
+  readonly shape: [layers: number, heads: number, tokens: number];
+  /** Behind the embedding and behind each layer, [layers + 1]; the last is what the model says. */
+  readonly lens: LensToken[][];
+  nextTokens(settings?: NextTokensSettings): Promise<NextTokens>;
+  /** Frees what it holds on the GPU. */
+  close(): void;
+}
+
+/** A tensor of a model, by its name and shape in a checkpoint. */
+export interface Parameter {
+  name: string;
+  shape: number[];
+  parameters: number;
+  precision: Precision;
+  gpuBytes: number;
+}
+
 export type FinishReason = "stop" | "length" | "context" | "cancelled";
 
 export interface Piece {
@@ -165,6 +237,9 @@ export interface Model {
   detokenize(ids: readonly number[], options?: SignalOption): Promise<string>;
   detokenize(ids: readonly (readonly number[])[], options?: SignalOption): Promise<string[]>;
   tokenBytes(ids: readonly number[], options?: SignalOption): Promise<Uint8Array[]>;
+  /** Close it when it is not looked at any more. */
+  inspect(tokenIds: ArrayLike<number>, options?: InspectOptions): Promise<Inspection>;
+  parameters(options?: SignalOption): Promise<Parameter[]>;
   close(): void;
 }
 

@@ -220,9 +220,9 @@ class Model {
    * way ends first.
    *
    * @param {ArrayLike<number>} tokenIds  the text: those of tokenize with asPrompt, and of the pieces
-   * @param {{position?: number, top?: number, signal?: AbortSignal}} [options]  position: of the token, from the
-   *   end where it is negative (-1); top: how many ids of each layer (10; 0 leaves them out)
-   * @returns {Promise<Inspection>}  see inspection.js
+   * @param {{position?: number | null, top?: number | null, signal?: AbortSignal}} [options]  position: of the
+   *   token, from the end where it is negative (-1); top: how many ids of each layer (10; 0 leaves them out)
+   * @returns {Promise<import("./gpt2web.js").Inspection>}  see inspection.js
    */
   async inspect(tokenIds, options = {}) {
     return inspect(this.#link, tokenIds, options);
@@ -233,7 +233,7 @@ class Model {
    * precision it is kept in, and its bytes on the GPU.
    *
    * @param {{signal?: AbortSignal}} [options]
-   * @returns {Promise<{name: string, shape: number[], parameters: number, precision: string, gpuBytes: number}[]>}
+   * @returns {Promise<import("./gpt2web.js").Parameter[]>}
    */
   async parameters(options = {}) {
     const { signal } = known(options, ["signal"], "parameters");

@@ -14,7 +14,11 @@ const SETTINGS = {
 
 let last = 0; // the number of an inspection: it says which one the worker is asked about
 
-/** What Model.inspect does. */
+/**
+ * What Model.inspect does.
+ *
+ * @returns {Promise<Inspection>}
+ */
 export function inspect(link, tokenIds, options) {
   const { signal, ...rest } = known(options, ["position", "top", "signal"], "inspect");
   if (!Array.isArray(tokenIds) && !ArrayBuffer.isView(tokenIds)) {
@@ -68,7 +72,7 @@ class Inspection {
    *
    * @param {object} [settings]  temperature, topK, topP, minP, repetitionPenalty as for generate; top: how
    *   many candidates (20); signal
-   * @returns {Promise<{candidates: object[], kept: number}>}
+   * @returns {Promise<import("./gpt2web.js").NextTokens>}
    */
   async nextTokens(settings = {}) {
     const { signal, ...rest } = known(settings, [...Object.keys(SETTINGS), "signal"], "nextTokens");

@@ -26,6 +26,13 @@ export async function write(into: HTMLElement, files: FileList): Promise<number>
   const text: string = await lm.detokenize(ids);
   const texts: string[] = await lm.detokenize([ids, [1]]);
   const bytes: Uint8Array[] = await lm.tokenBytes(ids);
+  const inspection = await lm.inspect(Uint32Array.from(ids), { position: -2, top: 5 });
+  const [layers, heads, tokens] = inspection.shape;
+  const looked: number | undefined = inspection.attention[(layers - 1) * heads * tokens];
+  const { candidates, kept } = await inspection.nextTokens({ temperature: 0.7, topK: 40, signal: stop.signal });
+  console.log(looked, inspection.lens.at(-1)?.[0]?.text, candidates[0]?.afterCuts, kept);
+  inspection.close();
+  for (const { name, shape, gpuBytes } of await lm.parameters()) console.log(name, shape.join(" x "), gpuBytes);
   console.log(lm.info.adapter.length, seed, text, texts, bytes);
   lm.close();
   return (await models({ signal: stop.signal })).reduce((sum, { bytes, stored }) => sum + bytes - stored, 0);
