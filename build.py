@@ -69,7 +69,9 @@ NOT_KEPT = re.compile(
     r"|models/[^/]+/(?!manifest\.json|generation_config\.json|MODEL_CARD\.md).*"
 )
 # What a visit of the page itself does not fetch, or not before the model.
-NOT_VISITED = re.compile(r"models/|LICENSES|wheels/micropip|completions\.js|.*\.d\.ts")
+NOT_VISITED = re.compile(
+    r"models/|LICENSES|wheels/micropip|completions\.js|gpt2-writer\.js|.*\.d\.ts"
+)
 # Ours that only the native package needs.
 OURS_LEFT_OUT = re.compile(r"gpt2web/(convert|models)/")
 # The wheels that the worker installs at start; micropip lies beside them for who wants it.

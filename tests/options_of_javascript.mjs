@@ -14,6 +14,7 @@ class Answering {
   terminate() {}
 }
 globalThis.Worker = Answering;
+globalThis.location = new URL(import.meta.url);
 
 const web = new URL("../web/", import.meta.url);
 const gpt2web = await import(new URL("gpt2web.js", web));
@@ -23,6 +24,8 @@ const calls = {
   LoadOptions: () => gpt2web.load("any", { wrong: 1 }),
   GenerateOptions: () => lm.generate("a", { wrong: 1 }),
   TokenizeOptions: () => lm.tokenize("a", { wrong: 1 }),
+  InspectOptions: () => lm.inspect([1], { wrong: 1 }),
+  NextTokensSettings: async () => (await lm.inspect([1])).nextTokens({ wrong: 1 }),
   InspectOptions: () => lm.inspect([1], { wrong: 1 }),
   NextTokensSettings: async () => (await lm.inspect([1])).nextTokens({ wrong: 1 }),
   SignalOption: () => gpt2web.models({ wrong: 1 }),

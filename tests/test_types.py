@@ -41,7 +41,7 @@ def compiled_each(folder: Path, texts: list[str], *options: str) -> list[list[st
 
 
 def test_a_page_that_uses_everything_compiles() -> None:
-    assert DECLARED == ["completions", "gpt2web"]
+    assert DECLARED == ["completions", "gpt2-writer", "gpt2web"]
     assert compiled(TYPES / "use.ts") == []
 
 
@@ -58,11 +58,13 @@ WRONG = [
     ("(await lm.inspect([1])).nextTokens({ top_k: 4 })", "'top_k' does not exist"),
     ("(error as Gpt2webError).code === 'bussy'", "no overlap"),
     ("completions.create({ prompt: 'a', best_of: 2 })", "No overload matches"),
+    ("document.createElement('gpt2-writer').wrote", "'wrote' does not exist"),
     ("for await (const a of await completions.create({ prompt: '' })) {}", "asyncIterator"),
 ]
 HEAD = f"""
 import {{ load, type Gpt2webError, type Model }} from "{WEB}/gpt2web.js";
 import {{ Completions }} from "{WEB}/completions.js";
+import type {{}} from "{WEB}/gpt2-writer.js";
 declare const lm: Model, completions: Completions, error: unknown;
 export const uses = [load, lm, completions, error as Gpt2webError];
 """
@@ -111,6 +113,7 @@ def test_the_programs_are_what_their_declarations_say(tmp_path: Path) -> None:
         ("@returns {Promise<number[]>}", "@returns {Promise<string[]>}"),
         ("export { keepOffline, models, removeModel }", "export { keepOffline, models }"),
         ("  async create(", "  async make("),
+        ("  async write() {", "  async go() {"),
     ],
 )
 def test_a_program_that_is_not_what_its_declaration_says_is_found(

@@ -91,6 +91,10 @@ export async function load(name, options = {}) {
   if (download !== undefined && !(download instanceof Download)) {
     throw invalid(`The option download must be a Download, not ${kind(download)}.`);
   }
+  if (!own && here.origin !== location.origin) {
+    const wanted = `Models are fetched from the page's own origin, ${location.origin}, and this gpt2web.js is of ${here.origin}`;
+    throw failure("CheckpointError", `${wanted}. Serve a copy of the folder there, or load a model's files.`, "download-refused");
+  }
   signal?.throwIfAborted();
   const link = new Link(onRequests);
   const giveUp = () => link.close(signal.reason);

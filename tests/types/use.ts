@@ -1,5 +1,6 @@
 // How other pages' TypeScript uses gpt2web.js; test_types.py compiles it.
 
+import type {} from "../../web/gpt2-writer.js";
 import { Completions, type CompletionChunk, type ParameterError } from "../../web/completions.js";
 import { Download, type Gpt2webError, keepOffline, load, type Model, models, type Piece, removeModel } from "../../web/gpt2web.js";
 
@@ -65,4 +66,14 @@ export async function complete(lm: Model): Promise<string> {
   } catch (error) {
     return (error as ParameterError).param;
   }
+}
+
+export function follow(document: Document): void {
+  const writer = document.createElement("gpt2-writer");
+  writer.setAttribute("top-k", "40");
+  writer.addEventListener("finish", ({ detail }) => console.log(detail.text.length, detail.seed, writer.value));
+  writer.addEventListener("error", ({ detail }) => console.log(detail.code));
+  writer.addEventListener("progress", ({ detail: { done, total } }) => console.log(done / total));
+  document.body.append(writer);
+  void writer.write().then((text: string | null) => console.log(text, writer.lm?.info.model));
 }
