@@ -15,7 +15,7 @@ LAYERS = (
     "preprocessor checkpoint manifest webgpu url_folder browser_folder",
     "own_files sampler searchers samplers",
     "gpu",
-    "kernels turn limits",
+    "head_start kernels turn limits",
     "array_checkpoint weights chunks decoder",
     "backbone variables layer masks embedding attention layers",
     "generate search stream selftest preset next_tokens inspection",

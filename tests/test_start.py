@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from browser import ROOT, TestServer
 from gpt2web import gpu, preload, selftest
-from gpt2web.causal_lm import read_pipelines
-from gpt2web.gpu import Device, DeviceError
+from gpt2web.gpu import Device, DeviceError, shader_source
+from gpt2web.head_start import read_pipelines, write_pipelines
 
 LOAD_MS = 120_000
 
@@ -99,8 +99,12 @@ def test_a_snapshot_is_made_used_and_replaced_when_it_is_damaged_or_of_another_v
     assert test.inner_text() == "passed on an earlier visit"
     assert write(page, "5") == (text, "5")
     _, one_seed = write(page, "")
-    page.reload()
-    assert opened(page) == "from a snapshot"
+    other = context.new_page()
+    other.goto(server.url)
+    page.reload()  # both at once
+    assert opened(other) == opened(page) == "from a snapshot"
+    assert write(other, "5") == (text, "5")
+    other.close()
     _, other_seed = write(page, "")
     assert one_seed != other_seed  # drawn from os.urandom: the state of `random` is in the snapshot
 
@@ -118,6 +122,99 @@ def test_a_snapshot_is_made_used_and_replaced_when_it_is_damaged_or_of_another_v
             assert opened(page) == "from a snapshot"
 
 
+# What is remembered, changed. how: its texts or addresses by [what, by what], or when it was left
+CHANGE = """async ({ text, address, left }) => {
+  const name = (await caches.keys()).find((name) => name.startsWith("gpt2web remembered "));
+  const cache = await caches.open(name);
+  for (const { url } of await cache.keys()) {
+    const kept = await cache.match(url);
+    const headers = { "X-Left": left ?? kept.headers.get("X-Left") };
+    const body = (await kept.text()).replaceAll(...(text ?? ["", ""]));
+    await cache.delete(url);
+    await cache.put(url.replace(...(address ?? ["", ""])), new Response(body, { headers }));
+  }
+}"""
+REMEMBERED = """async () => {
+  const name = (await caches.keys()).find((name) => name.startsWith("gpt2web remembered "));
+  return (await (await caches.open(name)).keys()).map(({ url }) => url);
+}"""
+PIPELINES = ("createComputePipeline", "createComputePipelineAsync")
+NO_STORAGE = """
+Object.defineProperty(self, "caches", { get() { throw new DOMException("", "SecurityError"); } });
+"""
+
+
+def load_and_write(page: Page) -> tuple[str, str, bool]:
+    """The self-test, a text, and whether all pipelines were compiled before Python was up."""
+    page.reload()
+    found = page.evaluate(
+        """async () => {
+          const { load } = await import(address);
+          const lm = await load("stories");
+          let text = "";
+          for await (const piece of lm.generate("One day", { maxNewTokens: 4, seed: 5 })) {
+            text += piece.text;
+          }
+          const channel = new BroadcastChannel("count-gpu-calls");
+          const counts = await new Promise((resolve) => {
+            channel.onmessage = ({ data }) => resolve(data);
+            channel.postMessage("");
+          });
+          lm.close();
+          return [lm.info.selfTest, text, counts];
+        }"""
+    )
+    self_test, text, counts = found
+    afterwards, before = (counts[name] for name in PIPELINES)
+    assert afterwards + before > 10
+    return self_test, text, afterwards == 0
+
+
+@pytest.mark.browser
+def test_what_earlier_visits_found_out_is_used_and_found_out_anew_where_it_is_spoilt(
+    quick_browser: Browser, server: TestServer
+) -> None:
+    context = quick_browser.new_context(service_workers="block")
+    prelude = (ROOT / "tests/count_gpu_calls.js").read_text("utf-8")
+
+    def counted(route: Route) -> None:
+        worker = route.fetch()
+        route.fulfill(response=worker, body=prelude + worker.text())
+
+    context.route("**/worker.js*", counted)
+    context.route(
+        "**/elsewhere.html",
+        lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"),
+    )
+    context.add_init_script(f"self.address = {server.url + 'gpt2web.js'!r};")
+    page = context.new_page()
+    page.goto(f"{server.origin}/elsewhere.html")
+
+    self_test, text, beforehand = load_and_write(page)
+    assert (self_test, beforehand) == ("passed", False)
+    anew, again = ("passed", text, False), ("passed on an earlier visit", text, True)
+    assert load_and_write(page) == again
+    kept = page.evaluate(REMEMBERED)
+    assert len(kept) == 2
+
+    page.evaluate(CHANGE, {"text": ["e", "E"]})  # no list, and no "passed"
+    assert load_and_write(page) == anew
+    page.evaluate(CHANGE, {"text": ["0.5", "0.75"]})  # sources that compile and are not ours
+    assert load_and_write(page) == (again[0], text, False)
+    page.evaluate(CHANGE, {"text": ["fn main(", "fn other("]})  # ... that do not compile
+    assert load_and_write(page) == (again[0], text, False)
+    page.evaluate(CHANGE, {"left": 0})  # too long ago
+    assert load_and_write(page) == anew
+    page.evaluate(CHANGE, {"address": ["version=", "version=0"]})
+    assert load_and_write(page) == anew
+    assert sorted(page.evaluate(REMEMBERED)) == sorted(kept)  # another version's are gone
+    assert load_and_write(page) == again
+
+    prelude += NO_STORAGE
+    assert load_and_write(page) == anew
+    context.close()
+
+
 class Kept:
     """A Memory."""
 
@@ -129,6 +226,9 @@ class Kept:
 
     async def remember(self, name: str, text: str) -> None:
         self.texts[name] = text
+
+    async def head_start(self) -> None:
+        return None
 
 
 @pytest.mark.gpu
@@ -164,21 +264,22 @@ def test_a_self_test_that_passed_is_not_run_again_until_anything_is_different(
     assert memory.texts == {}  # a failure is never remembered
 
 
-def test_remembered_pipelines_that_cannot_be_read_are_none() -> None:
-    key = ("embed", (("HIDDEN", 8), ("PARTS", 1.5)))
-    assert read_pipelines(json.dumps([key])) == [key]
-    for text in ("", "[", "7", "[7]", '[["embed", [1]]]', "null"):
-        assert read_pipelines(text) == []
-
-
 @pytest.mark.gpu
-def test_pipelines_that_are_not_ours_are_left_out_of_those_compiled_beforehand(
-    device: Device,
-) -> None:
-    good = ("copy_words", ())
-    device.begin_pipelines([("gone", ()), ("../secret", ()), ("copy_words", (("NONE", 1),)), good])
-    asyncio.run(device.pipelines())
-    assert device.compiled == {good}
+def test_remembered_pipelines_are_read_only_as_they_were_written(device: Device) -> None:
+    keys = [("copy_words", (("WEIGHT_BITS", 8.0),)), ("copy_words", (("WEIGHT_BITS", 4.0),))]
+    device.used = dict.fromkeys(keys)
+    text = write_pipelines(device)
+    assert read_pipelines(text) == keys
+
+    told = json.loads(text)
+    for source in (shader_source("pack"), "", None):  # none of them what copy_words is
+        assert read_pipelines(json.dumps(told | {"sources": {"copy_words": source}})) == []
+    for name in ("gone", "../py/gpt2web/gpu", ""):
+        assert read_pipelines(json.dumps(told | {"sources": {name: ""}})) == []
+    for pipelines in (7, [7], [["copy_words", [1]]]):
+        assert read_pipelines(json.dumps(told | {"pipelines": pipelines})) == []
+    for spoilt in ("", "[", "7", "null", "{}", text[:-1]):
+        assert read_pipelines(spoilt) == []
 
 
 def test_a_preloaded_package_reads_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:

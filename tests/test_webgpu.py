@@ -36,7 +36,12 @@ LEFT_OUT = {
     "GPUQueue.read_texture",
     "GPUQueue.write_texture",
 }
-ADDED = {"GPUDevice.lost_info", "GPUDevice.uncaptured_errors"}
+ADDED = {
+    "GPU.adopt_device",
+    "GPUDevice.adopt_compute_pipeline",
+    "GPUDevice.lost_info",
+    "GPUDevice.uncaptured_errors",
+}
 
 
 # --- Signatures ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 
 import * as downloads from "./downloads.js";
 import { failure } from "./errors.js";
+import { HeadStart } from "./head_start.js";
 import { recall, remember } from "./remembered.js";
 import { watchRequests } from "./requests.js";
 import { startRuntime } from "./runtime.js";
@@ -18,10 +19,13 @@ const here = new URL("./", import.meta.url);
 const post = (message) => postMessage(withNull(message.toJs({ dict_converter: Object.fromEntries })));
 
 watchRequests((requests) => postMessage({ type: "requests", requests }));
+const adapter = findAdapter();
+const headStart = new HeadStart(adapter);
 const starting = start();
 starting.catch(() => {}); // told to whoever asks, below
 
 onmessage = async ({ data }) => {
+  if (data.type === "load") headStart.compile(`pipelines of ${data.model}, ${data.precision ?? "as stored"}`);
   let runtime;
   try {
     runtime = await starting;
@@ -36,15 +40,17 @@ onmessage = async ({ data }) => {
 postMessage({ type: "ready" });
 
 async function start() {
-  const [{ pyodide, started }] = await Promise.all([startRuntime(), adapterIsThere()]);
+  const [{ pyodide, started }] = await Promise.all([startRuntime(), adapter]);
   pyodide.registerJsModule("gpt2web_downloads", downloads); // for gpt2web/browser_folder.py
-  const page = pyodide.pyimport("gpt2web.page").Page(here.href, post, started, { recall, remember });
+  const memory = { recall, remember, head_start: () => headStart.take() };
+  const page = pyodide.pyimport("gpt2web.page").Page(here.href, post, started, memory);
   return { pyodide, page };
 }
 
 /** Says at once, before a byte of the model is fetched, that there is nothing to run it on. */
-async function adapterIsThere() {
-  if (await navigator.gpu?.requestAdapter()) return;
+async function findAdapter() {
+  const found = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" });
+  if (found) return found;
   if (navigator.gpu) throw noDevice("WebGPU finds no graphics adapter here.");
   if (isSecureContext) throw noDevice("This browser has no WebGPU.");
   throw noDevice("Browsers keep WebGPU from addresses other than https:// and http://localhost.");

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,14 +19,12 @@ from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session, collect
 from gpt2web.gpu import (
     MAX_ROWS,
-    Device,
     DeviceError,
-    Memory,
-    PipelineKey,
     Tensor,
     block_on,
     blocking,
 )
+from gpt2web.head_start import Memory, open_device, write_pipelines
 from gpt2web.inspection import MAX_TOP, Inspection, inspect
 from gpt2web.limits import Parameter, check_cache
 from gpt2web.precision import choose_precision, is_packed
@@ -47,7 +44,7 @@ from gpt2web.searchers import BeamSampler, ContrastiveSampler
 from gpt2web.stream import TextStream
 from gpt2web.tokenizer import GPT2Tokenizer
 from gpt2web.turn import Turn
-from gpt2web.weights import Progress, Weights
+from gpt2web.weights import LOADING_KERNELS, Progress, Weights
 
 MAX_ALTERNATIVES = 100  # log-probabilities of other ids with each id
 
@@ -113,7 +110,7 @@ class GPT2CausalLM:
             base_url: in the page, where models/ lies.
             progress: called with (bytes done, bytes in all).
             memory: in the page, what earlier visits found out: a self-test that has passed is not
-                run again, and pipelines are compiled at once.
+                run again, and pipelines are compiled before Python is up.
 
         Raises CheckpointError for what lies in the folder, also weights that are not finite;
         DeviceError for the GPU; ValueError for a precision that the folder cannot be had in.
@@ -131,11 +128,8 @@ class GPT2CausalLM:
         device = None
         try:
             asked = choose_precision(folder.name, checkpoint.precision, precision)
-            device = await Device.request(adapter)
+            device, pipelines = await open_device(adapter, memory)
             check_cache(device, config, 1, config.max_sequence_length)
-            pipelines = f"pipelines of {config} in {asked}"
-            if memory is not None:
-                device.begin_pipelines(read_pipelines(await memory.recall(pipelines)))
             precision, self_test = await selftest.run(device, asked, memory)
             device.used.clear()
             if precision != asked and is_packed(checkpoint.precision):
@@ -147,6 +141,7 @@ class GPT2CausalLM:
                 )
             backbone = GPT2Backbone.from_config(config, precision=precision, device=device)
             backbone.owns_device = True
+            await device.pipelines(*LOADING_KERNELS)
             await backbone.load(checkpoint, progress)
             lm = cls(backbone, preprocessor)
             lm.name = folder.name
@@ -154,8 +149,8 @@ class GPT2CausalLM:
             lm.add_start_token = add_start_token
             await device.pipelines()
             await lm._warm_up()
-            if memory is not None and not device.used.keys() <= device.compiled:
-                await memory.remember(pipelines, json.dumps(list(device.used)))
+            if memory and pipelines and not device.used.keys() <= device.compiled:
+                await memory.remember(pipelines, write_pipelines(device))
         except BaseException:
             if device is not None:
                 device.destroy()
@@ -728,15 +723,6 @@ class GPT2CausalLM:
 def _check_logits(weights: Weights, ids: Sequence[Sequence[int]]) -> None:
     """Raises DeviceError where the logits of ids [rows, n] would not fit."""
     weights.device.tensor_bytes((len(ids), len(ids[0]), weights.config.vocabulary_size))
-
-
-def read_pipelines(text: str) -> list[PipelineKey]:
-    """What an earlier visit left; nothing where it left nothing that can be read."""
-    try:
-        listed = json.loads(text or "[]")
-        return [(str(name), tuple((str(c), v) for c, v in constants)) for name, constants in listed]
-    except (TypeError, ValueError):
-        return []
 
 
 def _count(name: str, value: object, least: int, most: int | None = None) -> int:

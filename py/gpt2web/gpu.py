@@ -12,11 +12,10 @@ import importlib
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
 from contextvars import ContextVar
 from functools import cache, wraps
 from importlib.resources import files
-from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 if sys.platform == "emscripten":
     import gpt2web.webgpu  # noqa: F401  registers the browser's backend
@@ -117,16 +116,6 @@ def blocking(coroutine_function: Callable[P, Coroutine[Any, Any, T]]) -> Callabl
 PipelineKey = tuple[str, tuple[tuple[str, float], ...]]  # a kernel, and its constants
 
 
-class Memory(Protocol):
-    """Short texts that earlier visits left, of this version of the shaders and this browser."""
-
-    async def recall(self, name: str) -> str:
-        """What was left under a name; "" where nothing was."""
-
-    async def remember(self, name: str, text: str) -> object:
-        """Leave a text."""
-
-
 class Dispatch(NamedTuple):
     """One kernel call, recorded: everything in it was made before."""
 
@@ -220,7 +209,7 @@ class Device:
         self._modules: dict[str, Any] = {}
         self._pipelines: dict[PipelineKey, Any] = {}
         self._coming: dict[PipelineKey, Any] = {}  # promises
-        self.compiled: set[PipelineKey] = set()  # of those that were begun
+        self.compiled: set[PipelineKey] = set()  # of those that were to come
         self.used: dict[PipelineKey, None] = {}  # by kernel(), in the order of first use
 
     @classmethod
@@ -245,6 +234,17 @@ class Device:
                 f"the adapter {describe(adapter)} gave no device: {error}", code="device-missing"
             ) from error
         return cls(adapter, device)
+
+    @classmethod
+    def adopt(
+        cls, adapter: Any, device: Any, pipelines: Iterable[tuple[PipelineKey, Any]] = ()
+    ) -> Device:
+        """A device that the page has asked for already, with the limits of `request`, and promises
+        of pipelines: JavaScript's objects."""
+        adopted = wgpu.gpu.adopt_device(adapter, device)
+        made = cls(adopted.adapter, adopted)
+        made._coming = dict(pipelines)
+        return made
 
     @property
     def identity(self) -> str:
@@ -359,7 +359,19 @@ class Device:
         pipeline = self._pipelines.get(key)
         if pipeline is None:
             try:
-                pipeline = self.device.create_compute_pipeline(**self._pipeline(key))
+                if name not in self._modules:
+                    self._modules[name] = self.device.create_shader_module(
+                        label=name, code=shader_source(name)
+                    )
+                pipeline = self.device.create_compute_pipeline(
+                    label=name,
+                    layout="auto",
+                    compute={
+                        "module": self._modules[name],
+                        "entry_point": "main",
+                        "constants": dict(constants),
+                    },
+                )
             except wgpu.GPUError as error:
                 raise DeviceError(f"the kernel {name} with {constants} failed: {error}") from error
             self._pipelines[key] = pipeline
@@ -380,31 +392,15 @@ class Device:
             )
         return Dispatch(pipeline, bind_group, x, y, z, name, tuple(bindings))
 
-    def _pipeline(self, key: PipelineKey) -> dict[str, Any]:
-        """What describes a pipeline to wgpu."""
-        name, constants = key
-        if name not in self._modules:
-            source = shader_source(name)
-            self._modules[name] = self.device.create_shader_module(label=name, code=source)
-        module = self._modules[name]
-        compute = {"module": module, "entry_point": "main", "constants": dict(constants)}
-        return {"label": name, "layout": "auto", "compute": compute}
-
-    def begin_pipelines(self, keys: Iterable[PipelineKey]) -> None:
-        """Begin to compile these, beside each other and beside whatever else goes on; one that is
-        no kernel of ours is left out: `kernel` compiles what it needs, and says what is wrong."""
-        for key in keys:
-            with suppress(OSError, TypeError, ValueError, wgpu.GPUError):
-                promise = self.device.create_compute_pipeline_async(**self._pipeline(key))
-                self._coming[key] = promise
-
-    async def pipelines(self) -> None:
-        """Wait for those that were begun."""
-        coming, self._coming = self._coming, {}
-        for key, promise in coming.items():
-            with suppress(DeviceError):
-                self._pipelines[key] = await finished(promise)
-                self.compiled.add(key)
+    async def pipelines(self, *kernels: str) -> None:
+        """Wait for those that are being compiled: of these kernels, or all. `kernel` compiles what
+        could not be, and says what is wrong with it."""
+        for key in list(self._coming):
+            if not kernels or key[0] in kernels:
+                pipeline = await self._coming.pop(key)
+                if pipeline is not None:
+                    self._pipelines[key] = self.device.adopt_compute_pipeline(key[0], pipeline)
+                    self.compiled.add(key)
 
     def submit(
         self,

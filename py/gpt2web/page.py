@@ -15,7 +15,8 @@ from typing import Any
 
 from gpt2web.causal_lm import GPT2CausalLM
 from gpt2web.checkpoint import CheckpointError
-from gpt2web.gpu import DeviceError, Memory
+from gpt2web.gpu import DeviceError
+from gpt2web.head_start import Memory
 from gpt2web.preset import hold_to_manifest, open_folder
 from gpt2web.stream import Piece, TextStream
 from gpt2web.tokenizer import GPT2Tokenizer

@@ -21,7 +21,8 @@ from gpt2web.checkpoint import tensor_shapes
 from gpt2web.config import GPT2Config
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session
-from gpt2web.gpu import Device, DeviceError, Memory, Tensor
+from gpt2web.gpu import Device, DeviceError, Tensor
+from gpt2web.head_start import Memory
 from gpt2web.precision import GROUPS, bits_of, is_matrix, is_transposed, matrix_shape
 from gpt2web.sampling import Sampling
 from gpt2web.weights import Weights

@@ -24,6 +24,7 @@ Where a browser forces a difference from wgpu-native:
   all is well. Promises pending then, or made later, raise a GPUError that begins with "The GPU
   device was lost".
 - A browser's adapter gives one device only: ask for a new adapter for the next.
+- `gpu.adopt_device` and `GPUDevice.adopt_compute_pipeline` take what JavaScript has made already.
 
 `write_buffer`, `write_mapped` and `create_buffer_with_data` also take JavaScript typed arrays and
 ArrayBuffers, which never pass through the WASM heap.
@@ -303,6 +304,10 @@ class GPU(classes.GPU):
     def enumerate_adapters_sync(self) -> list[GPUAdapter]:
         _refuse_sync("gpu.enumerate_adapters_async()")
 
+    def adopt_device(self, adapter: Any, device: Any) -> GPUDevice:
+        """The GPUDevice for one that JavaScript has got from an adapter: JavaScript's objects."""
+        return _device(_adapter(adapter), device)
+
     @property
     def wgsl_language_features(self) -> set[str]:
         gpu = _navigator_gpu()
@@ -356,6 +361,13 @@ def _adapter(adapter: Any) -> GPUAdapter:
     return GPUAdapter(adapter, features, _limits(adapter.limits), GPUAdapterInfo(details))
 
 
+def _device(adapter: GPUAdapter, device: Any, label: str = "") -> GPUDevice:
+    """The GPUDevice for a JavaScript one."""
+    queue = GPUQueue("", device.queue, None)
+    features = {str(name) for name in device.features}
+    return GPUDevice(label, device, adapter, features, _limits(device.limits), queue)
+
+
 class GPUAdapterInfo(classes.GPUAdapterInfo):
     pass
 
@@ -389,9 +401,7 @@ class GPUAdapter(classes.GPUAdapter):
         )
 
         def handler(device: Any) -> GPUDevice:
-            queue = GPUQueue("", device.queue, None)
-            features = {str(name) for name in device.features}
-            return GPUDevice(label, device, self, features, _limits(device.limits), queue)
+            return _device(self, device, label)
 
         def explain(error: Exception) -> Exception:
             return RuntimeError(f"Request device failed: {error}")
@@ -624,6 +634,10 @@ class GPUDevice(classes.GPUDevice):
             promise._set_input, rejected
         )
         return promise
+
+    def adopt_compute_pipeline(self, label: str, pipeline: Any) -> GPUComputePipeline:
+        """The GPUComputePipeline for one that JavaScript has had compiled on this device."""
+        return GPUComputePipeline(label, pipeline, self)
 
     def _compute_pipeline_descriptor(
         self,

@@ -32,6 +32,7 @@ from gpt2web.safetensors import Stream
 
 Progress = Callable[[int, int], object]  # bytes done, bytes in all
 
+LOADING_KERNELS = ("pack", "quantize", "copy_words")
 PIECE_BYTES = 4 << 20  # of a tensor, uploaded at a time
 IN_FLIGHT_BYTES = 16 << 20  # uploaded before the GPU is waited for
 MAX_PIECE_ROWS = 65535 // SCALED * SCALED  # workgroups of copy_words in one dimension
