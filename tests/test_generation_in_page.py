@@ -135,6 +135,35 @@ def test_many_generations_leave_the_buffers_as_they_were(counted: Page) -> None:
         assert spent["submit"] > 0
 
 
+def test_an_inspection_makes_its_buffers_and_leaves_none_and_a_token_as_it_was(
+    counted: Page,
+) -> None:
+    before = cost(counted, SHORT_PROMPT, STEPS)
+    script = """async (prompt) => {
+      const ids = await lm.tokenize(prompt, { asPrompt: true });
+      const seen = [await counts()];
+      const inspection = await lm.inspect(ids);
+      for (const temperature of [0.5, 0.6, 0.7]) {
+        await inspection.nextTokens({ temperature });
+        seen.push(await counts());
+      }
+      inspection.close();
+      await lm.tokenize(""); // the worker has heard of it then
+      seen.push(await counts());
+      return seen.slice(1).map((now, i) =>
+        Object.fromEntries(Object.keys(now).map((name) => [name, now[name] - seen[i][name]])));
+    }"""
+    first, *others, closing = counted.evaluate(script, SHORT_PROMPT)
+    assert first["createBuffer"] > 10 and first["createBindGroup"] > 10  # they do count
+    for spent in others:  # a movement of a slider
+        assert [spent[name] for name in OBJECTS] == [0] * len(OBJECTS)
+        assert spent["submit"] == spent["writeBuffer"] == spent["mapAsync"] == 1
+        assert spent["dispatchWorkgroups"] == 3
+    assert first["destroy"] + closing["destroy"] == first["createBuffer"]
+    assert closing["submit"] == 0
+    assert cost(counted, SHORT_PROMPT, STEPS) == before
+
+
 def test_the_same_seed_gives_the_same_ids_as_natively_on_swiftshader(counted: Page) -> None:
     camel = {"maxNewTokens": OPTIONS["max_new_tokens"], "repetitionPenalty": 1.1, "seed": 7}
     camel |= {"temperature": 0.9, "topK": 50, "topP": 0.95, "minP": 0.02}
