@@ -2,6 +2,8 @@
 writes a given text whatever it is asked for."""
 
 import json
+import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 import reference
 from adapters import load_backbone
 from gpt2web import GPT2CausalLM, GPT2CausalLMPreprocessor, GPT2Tokenizer
+from gpt2web.convert.model_folder import FolderWriter
 
 SIZES = {  # a context over one split of the cache (256), prompts over one chunk (256)
     "vocabulary_size": 257,
@@ -69,3 +72,23 @@ def write_folder(folder, model):
     (folder / "merges.txt").write_text("#version: 0.2\n")
     reference.write_safetensors(folder / "model.safetensors", model.weights)
     return folder
+
+
+def add_to_page(dist, folder, model, name, title, **options):
+    """Makes `folder` a copy of dist/ that has the model too; options: FolderWriter's."""
+    shutil.copytree(dist, folder, copy_function=os.link)
+    source = write_folder(folder.parent / name, model)
+    shapes = {tensor: array.shape for tensor, array in model.weights.items()}
+    about = {"title": title, "license": "none", "precision": "f32", "parameters": 22_376}
+    with FolderWriter(folder / "models" / name, **about, context=300, **options) as writer:
+        for file in ("config.json", "merges.txt"):
+            writer.add_text(file, (source / file).read_text())
+        writer.begin_weights([(tensor, "F32", shape) for tensor, shape in shapes.items()])
+        for array in model.weights.values():
+            writer.write(array.tobytes())
+    fields = json.loads((folder / "models" / name / "manifest.json").read_text())
+    size = sum(file["bytes"] for file in fields["files"] + fields["weights"])
+    listed = json.loads((folder / "models.json").read_text())
+    listed.append({key: fields[key] for key in listed[0] if key in fields} | {"bytes": size})
+    (folder / "models.json").unlink()  # the other name of the file in dist
+    (folder / "models.json").write_text(json.dumps(listed))

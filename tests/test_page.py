@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import re
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,6 @@ from bad_server import bad_server, stall, wrong_bytes
 from browser import CHROMIUM_FLAGS, TestServer, launch
 from gpt2web import page as page_module
 from gpt2web.checkpoint import CheckpointError
-from gpt2web.convert.model_folder import FolderWriter
 from gpt2web.gpu import DeviceError
 from gpt2web.stream import Piece
 
@@ -273,7 +269,7 @@ def test_nothing_sticks_out_sideways(writer: Page, width: int) -> None:
 @pytest.mark.browser
 def test_every_field_and_button_has_a_name(writer: Page) -> None:
     fields = writer.locator("input, textarea, select")
-    assert fields.count() == 12
+    assert fields.count() == 19
     assert fields.evaluate_all("all => all.filter((one) => one.labels.length === 0).length") == 0
     buttons = writer.locator("button:visible")
     assert all(name.strip() for name in buttons.all_inner_texts())
@@ -355,25 +351,9 @@ def test_a_download_says_how_far_it_is_how_fast_and_how_long_it_takes(asleep: Pa
 def two_models(quick_browser: Browser, dist: Path, tmp_path_factory: Any) -> Iterator[Any]:
     """The page with the stories model loaded, and its server, which has another in 8 shards."""
     folder = tmp_path_factory.mktemp("two") / "page"
-    shutil.copytree(dist, folder, copy_function=os.link)
-    about: dict[str, Any] = {"title": "The <b>other</b>", "license": "none", "precision": "f32"}
     model = small_models.random_model()
-    source = small_models.write_folder(tmp_path_factory.mktemp("other"), model)
-    shapes = {name: array.shape for name, array in model.weights.items()}
-    with FolderWriter(
-        folder / "models/other", **about, parameters=22_376, context=300, shard_bytes=12_000
-    ) as writer:
-        for name in ("config.json", "merges.txt"):
-            writer.add_text(name, (source / name).read_text())
-        writer.begin_weights([(name, "F32", shape) for name, shape in shapes.items()])
-        for array in model.weights.values():
-            writer.write(array.tobytes())
-    fields = json.loads((folder / "models/other/manifest.json").read_text())
-    size = sum(file["bytes"] for file in fields["files"] + fields["weights"])
-    listed = json.loads((folder / "models.json").read_text())
-    listed.append({key: fields[key] for key in listed[0] if key in fields} | {"bytes": size})
-    (folder / "models.json").unlink()  # the other name of the file in dist
-    (folder / "models.json").write_text(json.dumps(listed))
+    title = "The <b>other</b>"
+    small_models.add_to_page(dist, folder, model, "other", title, shard_bytes=12_000)
     with bad_server(folder) as server:
         context = quick_browser.new_context(service_workers="block")
         yield open_page(context, server.url), server

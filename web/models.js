@@ -20,14 +20,14 @@ let loading = null; // what gives up the load under way
 let tell = null; // app.js, which wants to hear of it
 
 /**
- * Fills the panel and loads the model that index.html names.
+ * Fills the panel and loads the model that index.html names, or the one that is `wanted` where it is kept here.
  *
- * @param {object} listener  starting(): the model before goes; loaded(lm); defaults(config): the model's own
+ * @param {object} listener  starting(): the model before goes; loaded(lm, about), see describe; defaults(config): the model's own
  *   sampling settings; failed(problem): nothing is loaded; problem(problem or null): about something else;
  *   requests(requests): what the worker has asked for.
  *   A problem is {message, error, again: {label, run}, calm}: a way out, and whether nothing went wrong
  */
-export function openModels(listener) {
+export function openModels(listener, wanted = null) {
   tell = listener;
   $("model").addEventListener("change", () => choose($("model").value));
   $("load-model").addEventListener("click", () => start($("model").value));
@@ -40,8 +40,29 @@ export function openModels(listener) {
     });
   }
   takeDrops();
-  start($("model").value);
-  list().catch(() => {}); // the one that index.html names stays
+  const first = $("model").value;
+  if (wanted === null || wanted === first) {
+    start(first);
+    list().catch(() => {}); // the one that index.html names stays
+    return;
+  }
+  list()
+    .catch(() => {})
+    .then(() => {
+      const kept = listed.some(({ name, bytes, stored }) => name === wanted && stored >= bytes);
+      start(kept ? wanted : first);
+      if (!kept) offerModel(wanted);
+    });
+}
+
+/** Says what loading a model would take, which a link has named, and offers it. */
+export function offerModel(name) {
+  if (name === current) return;
+  const model = listed.find((one) => one.name === name);
+  if (!model) return tell.problem({ message: text("link-no-model", { model: name.slice(0, 60) }) });
+  const again = { label: text("load"), run: () => start(name) };
+  const missing = size(model.bytes - model.stored);
+  tell.problem({ message: text("link-model", { model: model.title ?? name, missing }), again, calm: true });
 }
 
 // ---- Loading ----
@@ -65,6 +86,7 @@ async function start(choice) {
     progress.show(news);
     if (news.stage === "prepare") list().catch(() => {}); // not later: once it writes, the page asks for nothing
   };
+  const about = describe(choice);
   const options = { onProgress, onRequests: tell.requests, signal: mine.signal, download };
   if (choice === OWN) {
     options.files = own.files.map(({ file }) => file);
@@ -74,7 +96,7 @@ async function start(choice) {
     const loaded = await load(choice === OWN ? own.name : choice, options);
     if (mine.signal.aborted) return loaded.close();
     lm = loaded;
-    tell.loaded(lm);
+    tell.loaded(lm, await about);
     say(text("model-ready"));
   } catch (error) {
     if (mine.signal.aborted) return;
@@ -260,6 +282,15 @@ async function applyDefaults(choice, signal) {
   } catch {
     // Without them the page still works: load says what is missing.
   }
+}
+
+/** What a file of a text says of the model: {title, shared, files}; shared is its name in links, null for own files. */
+async function describe(choice) {
+  const manifest = await reader(choice)("manifest.json").then(JSON.parse).catch(() => ({}));
+  const { title = null, files = [], weights = [] } = manifest;
+  if (choice !== OWN) return { title, shared: choice, files: [...files, ...weights] };
+  const unhashed = own.files.map(({ name, file }) => ({ file: name, bytes: file.size }));
+  return { title: own.name, shared: null, files: weights.length > 0 ? [...files, ...weights] : unhashed };
 }
 
 function reader(choice) {
