@@ -325,6 +325,33 @@ def test_one_given_up_while_it_waits_leaves_nothing(lm):
     assert len(lm.inspect(TEXT[:10]).lens) == 3
 
 
+def test_what_is_given_up_on_the_way_hinders_nothing(lm):
+    """At any moment: while the prompt is read, and while results come."""
+
+    async def give_up(call, turns):
+        task = asyncio.ensure_future(call)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def main():
+        for turns in range(12):
+            await give_up(lm.inspect_async([turns, *TEXT[:280]]), turns)
+        inspection = await lm.inspect_async(TEXT[:40])
+        wanted = await inspection.next_tokens_async(top_k=7)
+        before = len(lm.backbone.device.live)
+        for turns in range(12):
+            await give_up(inspection.next_tokens_async(0.5), turns)
+        assert len(lm.backbone.device.live) == before
+        return inspection, wanted, await inspection.next_tokens_async(top_k=7)
+
+    inspection, wanted, again = asyncio.run(main())
+    check(inspection, *twin(small_models.random_model(), TEXT[:40]))
+    assert again == wanted and again.kept == 7
+    inspection.close()
+
+
 # ---- what it costs -------------------------------------------------------------------------------
 
 

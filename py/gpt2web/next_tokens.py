@@ -76,9 +76,14 @@ class Stages:
         size = 4 * self.report.size
         self.device.submit(self.calls, copies=[(self.report, 0, self.readback, 0, size)])
         self.readback.map()
-        (high, low, kept_high, kept_low, kept), *rows = struct.iter_unpack(
-            "<5I", await self.readback.take(size)
-        )
+        try:
+            data = await self.readback.take(size)
+        except BaseException:
+            if self.calls:  # cancelled: its mapping is still under way, so another takes its place
+                self.readback.destroy()
+                self.readback = self.device.readback(size)
+            raise
+        (high, low, kept_high, kept_low, kept), *rows = struct.iter_unpack("<5I", data)
         whole, left = (high << 15) + low, (kept_high << 15) + kept_low
         found = []
         for id_, *floats, weight, is_kept in rows:
