@@ -257,9 +257,11 @@ def test_the_list_names_what_a_visit_needs_and_nothing_that_is_kept_elsewhere(di
     left_out = everything - set(listed["files"])
     model = {f"models/stories/{name}" for name in ("config.json", "merges.txt", "vocab.json")}
     micropip = {path for path in everything if path.startswith("wheels/micropip-")}
+    types = {path for path in everything if path.endswith(".d.ts")}
+    assert "gpt2web.d.ts" in types
     assert left_out == {
         *("sw.js", "version.js", "version.json", ".nojekyll", "LICENSES.txt"),
-        *(model | micropip | {"models/stories/model.safetensors"}),
+        *(model | micropip | types | {"models/stories/model.safetensors"}),
     }
 
 
