@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from browser import ROOT, DistHandler, TestServer, serve_folder
 from test_types import accepted
@@ -32,9 +32,19 @@ def host(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestS
     server.stop()
 
 
-def open_example(browser: Browser, host: TestServer, name: str, text: str | None = None) -> Page:
+@pytest.fixture(scope="module")
+def visitor(quick_browser: Browser) -> Iterator[BrowserContext]:
+    """One reader: what a page has found out about the adapter, the next one need not."""
+    context = quick_browser.new_context(service_workers="block")
+    yield context
+    context.close()
+
+
+def open_example(
+    visitor: BrowserContext, host: TestServer, name: str, text: str | None = None
+) -> Page:
     """An example, or `text` in its place; what the policy refuses is in `refused`."""
-    page = browser.new_context(service_workers="block").new_page()
+    page = visitor.new_page()
     page.set_default_timeout(LOAD_MS)
     page.add_init_script("""
       window.refused = [];
@@ -50,7 +60,7 @@ def open_example(browser: Browser, host: TestServer, name: str, text: str | None
 
 @pytest.mark.browser
 def test_the_page_of_eleven_lines_writes_from_another_folder_under_its_strict_policy(
-    quick_browser: Browser, host: TestServer, second_origin: TestServer
+    visitor: BrowserContext, host: TestServer, second_origin: TestServer
 ) -> None:
     text = (EXAMPLES / "embed.html").read_text("utf-8")
     (script,) = re.findall(r"<script type=\"module\">(.*?)</script>", text, re.S)
@@ -58,35 +68,35 @@ def test_the_page_of_eleven_lines_writes_from_another_folder_under_its_strict_po
     assert f"'sha256-{digest}'" in text, "the policy must have the script's hash"
     assert len(text.splitlines()) == 12  # with the line that closes the model
 
-    page = open_example(quick_browser, host, "embed.html")
+    page = open_example(visitor, host, "embed.html")
     story = page.locator("#story")
     expect(story).not_to_have_text("Once upon a time", timeout=LOAD_MS)
     expect(story).to_have_text(re.compile("^Once upon a time[, ]"))
     assert page.evaluate("() => refused") == []
     out = page.evaluate("url => fetch(url).catch((error) => error.name)", second_origin.url)
     assert (out, second_origin.requests) == ("TypeError", [])
-    page.context.close()
+    page.close()
 
 
 @pytest.mark.browser
 def test_a_policy_without_the_workers_blob_is_an_error_that_says_so(
-    quick_browser: Browser, host: TestServer
+    visitor: BrowserContext, host: TestServer
 ) -> None:
     text = (EXAMPLES / "writer.html").read_text("utf-8")
     assert "; worker-src blob:" in text
     spoilt = text.replace("; worker-src blob:", "")
-    page = open_example(quick_browser, host, "writer.html", spoilt)
+    page = open_example(visitor, host, "writer.html", spoilt)
     page.get_by_role("button", name="Write").click()
     expect(page.get_by_role("alert")).to_contain_text("The worker failed")
     assert [line.split()[0] for line in page.evaluate("() => refused")] == ["worker-src"]
-    page.context.close()
+    page.close()
 
 
 @pytest.mark.browser
 def test_the_element_writes_under_its_strict_policy(
-    quick_browser: Browser, host: TestServer
+    visitor: BrowserContext, host: TestServer
 ) -> None:
-    page = open_example(quick_browser, host, "writer.html")
+    page = open_example(visitor, host, "writer.html")
     field = page.get_by_label("Your text")
     field.press("Control+Enter")
     expect(page.get_by_role("progressbar")).to_be_visible()
@@ -101,7 +111,7 @@ def test_the_element_writes_under_its_strict_policy(
             break
         page.wait_for_timeout(50)
     assert page.workers == []
-    page.context.close()
+    page.close()
 
 
 class OpenDist(DistHandler):
@@ -114,9 +124,9 @@ class OpenDist(DistHandler):
 
 @pytest.mark.browser
 def test_from_another_origin_the_programs_load_and_models_are_refused(
-    quick_browser: Browser, host: TestServer, dist: Path
+    visitor: BrowserContext, host: TestServer, dist: Path
 ) -> None:
-    page = open_example(quick_browser, host, "blank.html")
+    page = open_example(visitor, host, "blank.html")
     other = TestServer(lambda *values: OpenDist(*values, directory=str(dist)))
     loading = """folder => import(folder + "gpt2web.js").then(({ load }) => load("stories")).then(
       () => null, ({ name, code, message }) => ({ name, code, message }))"""
@@ -125,7 +135,7 @@ def test_from_another_origin_the_programs_load_and_models_are_refused(
     assert host.origin in error["message"] and other.origin in error["message"]
     assert [line for line in other.requests if not line.endswith(".js")] == []
     other.stop()
-    page.context.close()
+    page.close()
 
 
 # --- the document ---------------------------------------------------------------------------------

@@ -156,11 +156,22 @@ def test_the_keyboard_writes_and_stops_and_a_load_is_given_up(page: Page) -> Non
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_the_focus_goes_to_the_button_that_can_be_pressed(page: Page) -> None:
+    write, stop = page.get_by_role("button").all()
+    write.focus()
+    page.keyboard.press("Enter")
+    expect(stop).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(write).to_be_focused()
+
+
 def test_an_error_is_shown_as_text_and_told(page: Page) -> None:
-    sentence = "There is <b>no</b> WebGPU. Take another browser."
+    page.set_viewport_size({"width": 320, "height": 500})
+    sentence = "There is <b>no</b> WebGPU. See http://localhost/" + "deep/" * 30
     page.evaluate("sentence => { window.problem = sentence; }", sentence)
     assert page.evaluate("() => writer.write()") is None
     expect(page.get_by_role("alert")).to_have_text(sentence)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 320
     assert page.evaluate("() => heard.at(-1)[0]") == "error"
     page.evaluate("() => { delete window.problem; writer.write(); }")
     comes(page, " ran", "")

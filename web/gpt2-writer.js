@@ -34,7 +34,7 @@ const STYLE = new CSSStyleSheet();
 STYLE.replaceSync(`
   :host { display: block; font: inherit; }
   :host([hidden]) { display: none; }
-  label, p { display: block; margin: 0 0 0.3em; }
+  label, p { display: block; margin: 0 0 0.3em; overflow-wrap: anywhere; }
   textarea {
     box-sizing: border-box; width: 100%; min-height: var(--gpt2-writer-height, 9em); padding: 0.5em; resize: vertical;
     font: inherit; line-height: 1.5; color: inherit; background: var(--gpt2-writer-field, transparent);
@@ -257,10 +257,13 @@ export class Gpt2Writer extends HTMLElement {
 
   #enable(disabled) {
     const works = this.#stop !== null;
+    const focused = this.shadowRoot.activeElement;
     this.#field.disabled = disabled;
     this.#field.readOnly = works;
     this.#write.disabled = disabled || works;
     this.#halt.disabled = !works;
+    if (focused === this.#write && works) this.#halt.focus(); // a disabled button would lose it
+    if (focused === this.#halt && !works) this.#write.focus();
     this.#internals.ariaBusy = String(works);
     if (works) this.#internals.states.add("working");
     else this.#internals.states.delete("working");
