@@ -103,7 +103,7 @@ async function* chunksOf(lm, generation, prompts, asked, signal) {
     for (let i = 0; i < asked.n; i++) choices.push(new Choice(choices.length, text, asked, tokens));
   }
   for await (const piece of generation) {
-    if (piece.finishReason === "cancelled") signal.throwIfAborted();
+    if (piece.finishReason === "cancelled") signal?.throwIfAborted();
     usage.completion_tokens += piece.ids.length;
     const choice = await choices[piece.row].part(piece);
     yield { ...head, choices: [choice], ...(withUsage ? { usage: null } : {}) };
