@@ -107,6 +107,7 @@ def test_a_click_into_the_text_edits_it_and_the_model_goes_on_from_the_cursor(
     scripted.keyboard.press("Control+Home")
     scripted.keyboard.type("Lo, t")
     scripted.keyboard.press("Delete")
+    assert counted(scripted) == 20  # as it is typed
     scripted.click("#edit-done")
     changed = "Lo, t" + SCRIPT[1:16]
     assert scripted.inner_text("#story") == changed

@@ -168,6 +168,7 @@ function showProblem({ error, message, again, calm = false }) {
   button.hidden = !again;
   button.textContent = again?.label ?? "";
   button.onclick = again?.run ?? null;
+  $("problem").scrollIntoView({ block: "nearest" }); // what it is about may be far below
 }
 
 function hideProblem() {
@@ -186,6 +187,7 @@ for (const button of document.querySelectorAll(".example")) {
   button.addEventListener("click", () => {
     $("prompt").value = button.textContent;
     $("prompt").focus();
+    context.count();
   });
 }
 openSettings();

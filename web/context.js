@@ -1,7 +1,7 @@
 // context.js: how much of the model's context the text takes, and what is left of it.
 
 import { $, whole } from "./show.js";
-import { promptOf, typed } from "./story.js";
+import { promptOf, textOf, typed } from "./story.js";
 import { text } from "./texts.js";
 import { keptTokens } from "./writing.js";
 
@@ -18,10 +18,12 @@ export class Context {
     this.#story = story;
     this.#writer = writer;
     story.addEventListener("change", () => this.count());
-    $("editor").addEventListener("input", () => {
-      clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.count(typed($("editor").value)), PAUSE);
-    });
+    for (const id of ["editor", "prompt"]) {
+      $(id).addEventListener("input", () => {
+        clearTimeout(this.#timer);
+        this.#timer = setTimeout(() => this.count(), PAUSE);
+      });
+    }
   }
 
   /** Another model has other tokens. */
@@ -30,9 +32,12 @@ export class Context {
     this.count();
   }
 
-  /** Counts and shows; the story's own pieces, where no others are given. */
-  async count(pieces = this.#story.pieces) {
+  /** Counts and shows: the text as it is edited, as it is, or, while there is none, the prompt. */
+  async count() {
     const { lm } = this.#writer;
+    const { pieces: story } = this.#story;
+    const edited = !$("editing").hidden && $("editor").value !== textOf(story);
+    const pieces = edited ? typed($("editor").value) : story.length > 0 ? story : typed($("prompt").value);
     const number = ++this.#number;
     const prompt = promptOf(pieces);
     if (!lm || pieces.length === 0) {

@@ -34,6 +34,11 @@ export function openHistory(story, listener) {
     if (!story.writing) timer = setTimeout(keep, PAUSE);
   });
 
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(timer);
+    if (document.hidden) keep(); // it may be for good
+  });
+
   async function list() {
     const entries = await all();
     entries.sort((one, other) => other.when - one.when);

@@ -21,6 +21,8 @@ export class StoryView {
     $("edit-done").addEventListener("click", () => this.close());
     $("edit-go-on").addEventListener("click", () => this.goOn());
     $("editor").addEventListener("input", fit);
+    // What was typed is not lost with the tab: history.js keeps it then.
+    document.addEventListener("visibilitychange", () => document.hidden && this.#commit());
     $("editor").addEventListener("keydown", (event) => {
       if (event.key !== "Escape") return;
       event.stopPropagation(); // it is not to stop the writing as well
@@ -54,12 +56,15 @@ export class StoryView {
   close() {
     if (!this.editing) return;
     const focused = $("editing").contains(document.activeElement);
-    const text = $("editor").value;
+    this.#commit();
     $("editing").hidden = true;
-    this.#story.change(edited(this.#story.pieces, text));
     this.#show(this.#spans.length);
     this.#listener.changed();
     if (focused) $("edit").focus({ preventScroll: true });
+  }
+
+  #commit() {
+    if (this.editing) this.#story.change(edited(this.#story.pieces, $("editor").value));
   }
 
   /** Has the model go on from the cursor. */
@@ -91,9 +96,9 @@ export class StoryView {
     if (this.#story.writing && wasInView && below > 0) page.scrollBy({ top: below, behavior: "instant" });
   }
 
-  /** A click edits; one that ends a selection does not. */
-  #clicked({ clientX, clientY }) {
-    if (this.#story.writing || !getSelection().isCollapsed) return;
+  /** A click edits; one that ends a selection does not, nor does a finger, which may only want to scroll. */
+  #clicked({ clientX, clientY, pointerType }) {
+    if (this.#story.writing || !getSelection().isCollapsed || pointerType === "touch") return;
     this.edit(this.#placeAt(clientX, clientY));
   }
 

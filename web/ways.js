@@ -38,7 +38,8 @@ export class Ways {
     const cards = Array.from({ length: ROWS }, (_, row) => card(row));
     $("ways-list").replaceChildren(...cards.map(({ element }) => element));
     $("ways").hidden = false;
-    $("ways").scrollIntoView({ block: "nearest" });
+    const fits = $("ways").offsetHeight < document.documentElement.clientHeight;
+    $("ways").scrollIntoView({ block: fits ? "nearest" : "start" });
     await this.#writer.branch(pieces, settings, ROWS, (row, written, finish) => {
       const { words, take } = cards[row];
       words.textContent = textOf(written).trimStart();
