@@ -67,7 +67,13 @@ STEP = {
 }
 TURN = {
     **{"prompt": [9, 1], "seed": 5, "options": {"topK": 40, "seed": 5}, "ids": [2, 3]},
-    **{"finish": "length", "model": "stories f16", "adapter": "some card", "step": 0},
+    **{
+        "finish": "length",
+        "model": "stories",
+        "precision": "f16",
+        "adapter": "some card",
+        "step": 0,
+    },
 }
 FILE: dict[str, Any] = {
     **{"format": "gpt2web-story", "version": 1, "when": "2026-11-21T04:00:00.000Z", "page": "ab"},
@@ -75,9 +81,33 @@ FILE: dict[str, Any] = {
     "model": {"model": "stories", "title": "Stories", "files": []},
     "text": "Once upon",
     "pieces": [
-        {"text": "On", "by": "reader", "ids": None, "logprobs": None, "top": None, "turn": None},
-        {"text": "ce", "by": "model", "ids": [2], "logprobs": None, "top": None, "turn": 0},
-        {"text": " upon", "by": "model", "ids": [3], "logprobs": None, "top": None, "turn": 0},
+        {
+            "text": "On",
+            "by": "reader",
+            "ids": None,
+            "model": None,
+            "logprobs": None,
+            "top": None,
+            "turn": None,
+        },
+        {
+            "text": "ce",
+            "by": "model",
+            "ids": [2],
+            "model": "stories",
+            "logprobs": None,
+            "top": None,
+            "turn": 0,
+        },
+        {
+            "text": " upon",
+            "by": "model",
+            "ids": [3],
+            "model": "stories",
+            "logprobs": None,
+            "top": None,
+            "turn": 0,
+        },
     ],
     "turns": [TURN],
     "steps": [STEP],
@@ -101,6 +131,7 @@ CHANGES: list[tuple[list[Any], Any, dict[str, Any]]] = [
     (["text"], "Once Upon", {"refused": "file-damaged", "part": "text"}),
     (["pieces", 1, "turn"], 1, {"refused": "file-damaged", "part": "pieces"}),
     (["pieces", 1, "ids"], [2.5], {"refused": "file-damaged", "part": "pieces"}),
+    (["pieces", 1, "model"], None, {"refused": "file-damaged", "part": "pieces"}),
     (["pieces", 1, "by"], "nobody", {"refused": "file-damaged", "part": "pieces"}),
     (["pieces", 1, "logprobs"], [-1, -2], {"refused": "file-damaged", "part": "pieces"}),
     (["pieces", 1], None, {"refused": "file-damaged", "part": "pieces"}),

@@ -13,7 +13,7 @@ START = """
   const { Story, before, chosen, edited, lastTurn, promptOf, textOf, typed } =
     await web("story.js");
   const written = (text, id, turn = null) =>
-    ({ text, by: "model", ids: [id], logprobs: null, top: null, turn });
+    ({ text, by: "model", ids: [id], model: "one", logprobs: null, top: null, turn });
   const briefly = (pieces) => pieces.map(({ text, by, ids }) => `${by[0]}${ids ?? ""}:${text}`);
   const fox = [...typed("A fox"), written(" ran", 1), written(" home", 2), written(".", 3)];
 """
@@ -67,7 +67,8 @@ def test_edits_of_every_kind_give_the_text_and_keep_only_ids_of_whole_tokens() -
 def test_a_prompt_has_the_ids_of_what_follows_the_last_text_without_them() -> None:
     prompts = pieces_of("""
       const both = [edited(fox, "A fox ran back home."), chosen(fox, 2, { text: " away", id: 9 })];
-      return [[], fox, ...both, before(fox, 7), typed("A fox")].map(promptOf);
+      const texts = [[], fox, ...both, before(fox, 7), typed("A fox")];
+      return [...texts.map((pieces) => promptOf(pieces, "one")), promptOf(fox, "another")];
     """)
     assert prompts == [
         {"text": "", "ids": []},
@@ -76,6 +77,7 @@ def test_a_prompt_has_the_ids_of_what_follows_the_last_text_without_them() -> No
         {"text": "A fox", "ids": [1, 9]},
         {"text": "A fox r", "ids": []},
         {"text": "A fox", "ids": []},
+        {"text": "A fox ran home.", "ids": []},  # another model has other ids
     ]
 
 

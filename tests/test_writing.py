@@ -410,7 +410,8 @@ def test_where_nothing_can_be_kept_the_history_says_so_and_lasts_as_long_as_the_
       const { Story, typed } = await import("./story.js");
       const story = new Story();
       openHistory(story, { about: () => ({ settings: {}, model: null, when: "", page: "" }) });
-      const piece = { text: "!", by: "model", ids: [1], logprobs: null, top: null, turn: null };
+      const beside = { logprobs: null, top: null, turn: null };
+      const piece = { text: "!", by: "model", ids: [1], model: "m", ...beside };
       story.begin([...typed("A goat"), piece]);
       document.getElementById("history").open = true;
       await new Promise((resolve) => setTimeout(resolve, 1200));

@@ -39,11 +39,11 @@ export class Context {
     const edited = !$("editing").hidden && $("editor").value !== textOf(story);
     const pieces = edited ? typed($("editor").value) : story.length > 0 ? story : typed($("prompt").value);
     const number = ++this.#number;
-    const prompt = promptOf(pieces);
     if (!lm || pieces.length === 0) {
       $("context").hidden = true;
       return;
     }
+    const prompt = promptOf(pieces, lm.info.model);
     if (prompt.text !== this.#counted.text) {
       const ids = await lm.tokenize(prompt.text, { asPrompt: true }).catch(() => null); // generate says why
       if (ids === null || number !== this.#number || lm !== this.#writer.lm) return;

@@ -106,8 +106,8 @@ export function storyIn(json) {
   check(file.model === null || (isObject(file.model) && isText(file.model.model)), "model");
   const steps = file.steps.map((step) => ({ ...step, error: null }));
   const turns = file.turns.map((turn) => ({ ...turn, step: steps[turn.step] }));
-  const pieces = file.pieces.map(({ text, by, ids, logprobs, top, turn }) => {
-    return { text, by, ids, logprobs, top, turn: turn === null ? null : turns[turn] };
+  const pieces = file.pieces.map(({ text, by, ids, model, logprobs, top, turn }) => {
+    return { text, by, ids, model, logprobs, top, turn: turn === null ? null : turns[turn] };
   });
   return { pieces, settings: file.settings, model: file.model, when: isText(file.when) ? file.when : "" };
 }
@@ -118,20 +118,20 @@ function check(holds, part) {
 
 function isPiece(piece, turns) {
   if (!isObject(piece)) return false;
-  const { text, by, ids, logprobs, top, turn } = piece;
+  const { text, by, ids, model, logprobs, top, turn } = piece;
   const wrote = turn === null || (isIndex(turn, turns) && by === "model");
   const beside = (values) => values === null || (Array.isArray(values) && values.length === ids?.length);
   return (
-    isText(text) && text !== "" && ["reader", "model"].includes(by) && (ids === null || isIds(ids)) && wrote &&
-    beside(logprobs) && beside(top)
+    isText(text) && text !== "" && ["reader", "model"].includes(by) && wrote &&
+    (ids === null ? model === null : isIds(ids) && isText(model)) && beside(logprobs) && beside(top)
   );
 }
 
 function isTurn(turn, steps) {
   if (!isObject(turn)) return false;
-  const { prompt, seed, options, ids, finish, model, adapter, step } = turn;
+  const { prompt, seed, options, ids, finish, model, precision, adapter, step } = turn;
   const prompts = isText(prompt) || (isIds(prompt) && prompt.length > 0);
-  const texts = isText(model) && isText(adapter) && (finish === null || isText(finish));
+  const texts = [model, precision, adapter].every(isText) && (finish === null || isText(finish));
   return prompts && isIndex(seed, 2 ** 32) && isObject(options) && isIds(ids) && texts && isIndex(step, steps);
 }
 

@@ -1,18 +1,20 @@
 // story.js: the text as a document: pieces by the reader and by the model, what editing does to them, and the
 // steps to undo. It knows nothing of the page: story_view.js shows it, writing.js has the model write in it.
 //
-// A piece is {text, by, ids, logprobs, top, turn}, never changed once it is made:
+// A piece is {text, by, ids, model, logprobs, top, turn}, never changed once it is made:
 //   by        "reader" or "model"
 //   ids       the tokens whose text it is; null where they are not known: typed text, half a token
+//   model     the name of the model whose ids they are, null without ids: to another they mean other texts
 //   logprobs  of those ids, and
 //   top       the likeliest others, both as generate gives them; null where nobody asked
 //   turn      what the model was asked when it wrote the piece (see writing.js), else null
 
 const MOST_STEPS = 300; // that can be undone
+const UNKNOWN = { ids: null, model: null, logprobs: null, top: null };
 
 /** What the reader typed: a list of one piece, of none where the text is empty. */
 export function typed(text) {
-  return text === "" ? [] : [{ text, by: "reader", ids: null, logprobs: null, top: null, turn: null }];
+  return text === "" ? [] : [{ text, by: "reader", ...UNKNOWN, turn: null }];
 }
 
 export function textOf(pieces) {
@@ -41,7 +43,7 @@ export function behind(pieces, at) {
 }
 
 function part(piece, from, to) {
-  return { ...piece, text: piece.text.slice(from, to), ids: null, logprobs: null, top: null };
+  return { ...piece, ...UNKNOWN, text: piece.text.slice(from, to) };
 }
 
 /**
@@ -105,7 +107,8 @@ function splitsCharacter(text, at) {
 /** The pieces up to `index`, and instead of that one another token, which the reader has chosen. */
 export function chosen(pieces, index, { text, id, logprob = null }) {
   const logprobs = logprob === null ? null : [logprob];
-  return [...pieces.slice(0, index), { text, by: "reader", ids: [id], logprobs, top: null, turn: null }];
+  const { model } = pieces[index];
+  return [...pieces.slice(0, index), { text, by: "reader", ids: [id], model, logprobs, top: null, turn: null }];
 }
 
 /** The turn that wrote the end of the text, and the pieces before it; null where the reader wrote the end. */
@@ -118,11 +121,11 @@ export function lastTurn(pieces) {
 }
 
 /**
- * What the model is to read to go on behind the pieces: {text, ids}, first the tokens of the text, to be made
+ * What a model is to read to go on behind the pieces: {text, ids}, first the tokens of the text, to be made
  * anew, then those ids.
  */
-export function promptOf(pieces) {
-  const known = pieces.findLastIndex(({ ids }) => ids === null) + 1;
+export function promptOf(pieces, model) {
+  const known = pieces.findLastIndex((piece) => piece.ids === null || piece.model !== model) + 1;
   return { text: textOf(pieces.slice(0, known)), ids: pieces.slice(known).flatMap(({ ids }) => ids) };
 }
 

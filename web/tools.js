@@ -87,6 +87,9 @@ export class Tools {
     const run = async () => {
       const { lm } = this.writer;
       if (!lm || this.writer.busy) return this.#listener.problem({ message: text("not-ready"), calm: true });
+      if (lm.info.model !== turn.model) {
+        return this.#listener.problem({ message: text("repeat-model", { model: turn.model }), calm: true });
+      }
       const ids = await this.writer.repeat(turn);
       if (ids === null) return;
       const same = turn.ids.findIndex((id, index) => id !== ids[index]);
@@ -94,7 +97,7 @@ export class Tools {
       const message =
         same < 0
           ? text("repeated-same", { count: whole(turn.ids.length) })
-          : text("repeated-other", { ...values, there: `${turn.model}, ${turn.adapter}`, number: whole(same + 1) });
+          : text("repeated-other", { ...values, there: `${turn.model} ${turn.precision}, ${turn.adapter}`, number: whole(same + 1) });
       this.#listener.problem({ message, calm: true });
     };
     return { label: text("repeat"), run };

@@ -2,8 +2,8 @@
 // context, or several ways on at once. What is shown of it is app.js's.
 //
 // What the model was asked is kept with the pieces that it wrote, so that it can be asked again:
-//   a turn, one call of generate: {prompt, seed, options, model, adapter, ids, finish, step}; prompt is a text or
-//     a list of ids, ids are those that came out
+//   a turn, one call of generate: {prompt, seed, options, model, precision, adapter, ids, finish, step}; prompt is a
+//     text or a list of ids, ids are those that came out
 //   a step, one go of one turn or, where it slid, several: {seed, tokens, firstToken, seconds, finish, stops}
 
 import { promptOf } from "./story.js";
@@ -47,16 +47,17 @@ export class Writer {
    *   slide; of one that is there already its end is read
    */
   async write(pieces, { options, slide }, identity) {
+    const { lm } = this; // another may be loaded meanwhile: this one says that it is closed, then
     const go = this.#story.write(pieces, identity);
     const step = newStep(options);
     await this.#during(step, async (signal) => {
       let { seed, maxNewTokens } = options;
       for (;;) {
-        const prompt = await this.#prompt(this.#story.pieces, slide || !identity);
-        const turn = this.#turn(step, prompt, options);
+        const prompt = await promptFor(lm, this.#story.pieces, slide || !identity);
+        const turn = turnOf(lm, step, prompt, options);
         const asked = { ...options, seed, maxNewTokens, signal };
-        for await (const piece of this.#pieces(turn, this.lm.generate(prompt, asked), step)) {
-          if (piece.text !== "") go.add(this.#written(piece, turn));
+        for await (const piece of piecesOf(turn, lm.generate(prompt, asked), step)) {
+          if (piece.text !== "") go.add(written(piece, turn));
           this.#listener.wrote(step, piece);
         }
         // One that had no room at all would slide for ever.
@@ -76,19 +77,20 @@ export class Writer {
    * @param {(row: number, pieces: object[], finish: string | null) => void} show  told of each row as it grows
    */
   async branch(pieces, { options }, rows, show) {
+    const { lm } = this;
     const step = newStep(options);
     await this.#during(step, async (signal) => {
-      const prompt = await this.#prompt(pieces, true);
+      const prompt = await promptFor(lm, pieces, true);
       const ways = Array.from({ length: rows }, () => ({ step: newStep(options), pieces: [] }));
-      const turns = ways.map((way) => this.#turn(way.step, prompt, options));
-      const generation = this.lm.generate(Array(rows).fill(prompt), { ...options, signal });
+      const turns = ways.map((way) => turnOf(lm, way.step, prompt, options));
+      const generation = lm.generate(Array(rows).fill(prompt), { ...options, signal });
       for await (const piece of generation) {
         const [way, turn] = [ways[piece.row], turns[piece.row]];
         const seed = (generation.seed + piece.row) % 2 ** 32; // what it would be alone
         turn.seed = way.step.seed = seed;
         take(turn, way.step, piece);
         Object.assign(way.step, { ...generation.timing, tokens: turn.ids.length });
-        if (piece.text !== "") way.pieces.push(this.#written(piece, turn));
+        if (piece.text !== "") way.pieces.push(written(piece, turn));
         show(piece.row, way.pieces, piece.finishReason);
         Object.assign(step, generation.timing, { seed: generation.seed });
         this.#listener.wrote(step, piece);
@@ -103,11 +105,12 @@ export class Writer {
    * @returns {Promise<number[] | null>}  the ids that came out; null where it was stopped or failed
    */
   async repeat(turn) {
+    const { lm } = this;
     const step = newStep(turn.options);
     const ids = [];
     await this.#during(step, async (signal) => {
       const asked = { ...turn.options, seed: turn.seed, maxNewTokens: turn.ids.length || 1, signal };
-      for await (const piece of this.lm.generate(turn.prompt, asked)) {
+      for await (const piece of lm.generate(turn.prompt, asked)) {
         ids.push(...piece.ids);
         step.finish = piece.finishReason;
       }
@@ -129,43 +132,43 @@ export class Writer {
     this.#stop = null;
     writingEnds();
   }
+}
 
-  /** What the model reads to go on behind the pieces; with `cut` only its end, where it leaves no room. */
-  async #prompt(pieces, cut) {
-    const { text, ids } = promptOf(pieces);
-    if (ids.length === 0 && !cut) return text;
-    const all = [...(await this.lm.tokenize(text, { asPrompt: true })), ...ids];
-    const { context } = this.lm.info;
-    if (cut && all.length >= context) return all.slice(-keptTokens(context));
-    return ids.length === 0 ? text : all;
-  }
+/** What the model reads to go on behind the pieces; with `cut` only its end, where it leaves no room. */
+async function promptFor(lm, pieces, cut) {
+  const { model, context } = lm.info;
+  const { text, ids } = promptOf(pieces, model);
+  if (ids.length === 0 && !cut) return text;
+  const all = [...(await lm.tokenize(text, { asPrompt: true })), ...ids];
+  if (cut && all.length >= context) return all.slice(-keptTokens(context));
+  return ids.length === 0 ? text : all;
+}
 
-  #turn(step, prompt, options) {
-    const { model, precision, adapter } = this.lm.info;
-    return { prompt, seed: null, options, model: `${model} ${precision}`, adapter, ids: [], finish: null, step };
-  }
+function turnOf(lm, step, prompt, options) {
+  const { model, precision, adapter } = lm.info;
+  return { prompt, seed: null, options, model, precision, adapter, ids: [], finish: null, step };
+}
 
-  /** The pieces of a generation; what comes with them goes into the turn and its step. */
-  async *#pieces(turn, generation, step) {
-    const before = { tokens: step.tokens, seconds: step.seconds };
-    for await (const piece of generation) {
-      turn.seed = generation.seed;
-      step.seed ??= generation.seed;
-      take(turn, step, piece);
-      const { tokens, firstToken, seconds } = generation.timing;
-      step.tokens = before.tokens + tokens;
-      step.seconds = before.seconds + seconds;
-      step.firstToken ??= firstToken;
-      yield piece;
-    }
+/** The pieces of a generation; what comes with them goes into the turn and its step. */
+async function* piecesOf(turn, generation, step) {
+  const before = { tokens: step.tokens, seconds: step.seconds };
+  for await (const piece of generation) {
+    turn.seed = generation.seed;
+    step.seed ??= generation.seed;
+    take(turn, step, piece);
+    const { tokens, firstToken, seconds } = generation.timing;
+    step.tokens = before.tokens + tokens;
+    step.seconds = before.seconds + seconds;
+    step.firstToken ??= firstToken;
+    yield piece;
   }
+}
 
-  /** As a piece of the story. A text that ends it may have cut its last token: its ids are not the text's, then. */
-  #written({ text, ids, logprobs, top, finishReason }, turn) {
-    const whole = finishReason !== "stop" && ids.length > 0;
-    const known = whole ? { ids, logprobs, top } : { ids: null, logprobs: null, top: null };
-    return { text, by: "model", ...known, turn };
-  }
+/** As a piece of the story. A text that ends it may have cut its last token: its ids are not the text's, then. */
+function written({ text, ids, logprobs, top, finishReason }, turn) {
+  const whole = finishReason !== "stop" && ids.length > 0;
+  const known = whole ? { ids, model: turn.model, logprobs, top } : { ids: null, model: null, logprobs: null, top: null };
+  return { text, by: "model", ...known, turn };
 }
 
 function take(turn, step, { ids, finishReason }) {
