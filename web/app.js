@@ -178,7 +178,9 @@ function hideProblem() {
 // ---- The page itself ----
 
 $("not-started").remove();
-if (/Mac|iPhone|iPad/.test(navigator.platform)) $("keys").querySelector("kbd").textContent = "⌘";
+if (/Mac|iPhone|iPad/.test(navigator.platform)) {
+  for (const id of ["keys", "about-editor"]) $(id).querySelector("kbd").textContent = "⌘";
+}
 if (matchMedia("(max-width: 60rem)").matches) {
   for (const panel of document.querySelectorAll(".panel")) panel.open = false;
 }

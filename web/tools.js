@@ -154,7 +154,8 @@ export class Tools {
     if (step) this.#showFigures(step);
     $("finish").textContent = step ? finishOf(step) : "";
     $("finish").hidden = $("finish").textContent === "";
-    $("figures").hidden = $("keep-seed").hidden = !step;
+    $("figures").hidden = !step;
+    $("keep-seed").hidden = (step?.seed ?? null) === null;
     this.showButtons();
   }
 
