@@ -1,15 +1,17 @@
 """`python3 build.py bench`: measures, prints the tables, and writes them into the README.
 
-    bench                        both software adapters natively, and the page in Chromium
+    bench                        both software adapters natively, and in the page; and starts
     bench native                 only natively, on every adapter of this machine
     bench native --adapter NAME  only on that one: how to measure a real GPU
+    bench starts                 how long a visit to the page waits for its first token
     bench sizes                  GPT-2's four sizes with random weights: bytes, logits against numpy
     bench precision              f32, f16, int8 and int4: bytes, and quality on held-out text
     bench download               only printed: the memory that a download takes in the page
 
 Results go to bench/results/: a file for the software adapters with the page, one for each adapter
-measured alone, sizes.json and precision.json. Let the machine do nothing else meanwhile.
-procedure.py and measure.py, sizes.py and precision.py say what is counted and what is not.
+measured alone, starts.json, sizes.json and precision.json. Let the machine do nothing else
+meanwhile. procedure.py and measure.py, starts.py, sizes.py and precision.py say what is counted and
+what is not.
 """
 
 from __future__ import annotations
@@ -40,12 +42,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=["all", "native", "sizes", "precision", "download"],
+        choices=["all", "native", "starts", "sizes", "precision", "download"],
         default="all",
     )
     parser.add_argument("--adapter", metavar="NAME", help="part of an adapter's name")
     options = parser.parse_args(arguments)
-    if options.adapter and options.what in ("all", "download"):
+    if options.adapter and options.what in ("all", "starts", "download"):
         parser.error("--adapter goes with native, sizes and precision")
     if options.what == "download":
         from bench import download
@@ -53,7 +55,9 @@ def main(arguments: list[str]) -> int:
         say("a download")
         print(json.dumps({"machine": machine(), **download.run()}, indent=1))
         return 0
-    if options.what == "sizes":
+    if options.what == "starts":
+        measure_starts()
+    elif options.what == "sizes":
         from bench import sizes
 
         say("sizes")
@@ -73,9 +77,17 @@ def main(arguments: list[str]) -> int:
             write(slug, {"models": models})
     else:
         write("software", measure_all())
+        measure_starts()
     report.write_readme()
     print(report.markdown(report.read()))
     return 0
+
+
+def measure_starts() -> None:
+    from bench import starts
+
+    say("starts of the page")
+    write("starts", starts.run())
 
 
 def measure_all() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The page's side: models in a worker of Chromium, and how long a visit waits for the first token.
+"""The page's side: models in a worker of Chromium.
 
 Linux only: what a thread has used of the CPU is read from /proc.
 """
@@ -6,12 +6,10 @@ Linux only: what a thread has used of the CPU is read from /proc.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from playwright.async_api import BrowserContext, CDPSession, Playwright, Worker, async_playwright
@@ -21,26 +19,6 @@ from bench.procedure import MODELS, measure
 from tests.browser import CHROMIUM_FLAGS, TestServer, serve_folder
 
 HERE = Path(__file__).parent
-VISITS = 3
-PROMPT = "Once upon a time"
-
-# Presses Generate as soon as it can be pressed, and takes the time of that and of the first text,
-# in milliseconds since the visit began.
-VISIT = """
-addEventListener("DOMContentLoaded", () => {
-  const $ = (id) => document.getElementById(id);
-  if ($("generate") === null) return;
-  $("prompt").value = %s;
-  new MutationObserver(() => {
-    if (self.ready || $("generate").disabled) return;
-    self.ready = performance.now();
-    $("generate").click();
-  }).observe($("generate"), { attributes: true });
-  new MutationObserver(() => {
-    if ($("written").textContent) self.first ??= performance.now();
-  }).observe($("written"), { childList: true, subtree: true, characterData: true });
-});
-"""
 
 
 class InWorker:
@@ -65,38 +43,25 @@ class InWorker:
 
 
 async def run() -> dict[str, Any]:
-    """{"browser": its version, "python": the page's, "models": [...], "visits": {...}}"""
+    """{"browser": its version, "python": the page's, "models": [...]}"""
     server = serve_folder(build.DIST)
     try:
-        async with async_playwright() as playwright:
-            async with chromium(playwright) as context:
-                assert context.browser is not None
-                version = context.browser.version
-                place, python = await start_worker(context, server)
-                models = [await measure(place, *model) for model in MODELS]
-            visits = [await visit_twice(playwright, server.url) for _ in range(VISITS)]
+        async with async_playwright() as playwright, chromium(playwright) as context:
+            assert context.browser is not None
+            version = context.browser.version
+            place, python = await start_worker(context, server)
+            models = [await measure(place, *model) for model in MODELS]
     finally:
         server.stop()
-    return {
-        "browser": f"Chromium {version}",
-        "python": python,
-        "models": models,
-        "visits": {
-            which: {
-                key: median(visit[which][key] for visit in visits) for key in ("ready", "first")
-            }
-            for which in ("cold", "warm")
-        },
-        "page_bytes": build.page_bytes(build.DIST),
-    }
+    return {"browser": f"Chromium {version}", "python": python, "models": models}
 
 
 @asynccontextmanager
 async def chromium(
-    playwright: Playwright, profile: str | None = None
+    playwright: Playwright, profile: str | None = None, flags: Sequence[str] = ()
 ) -> AsyncIterator[BrowserContext]:
     """A context of Chromium on its software adapter; with a profile, one that keeps a cache."""
-    options: Any = {"executable_path": build.find_chromium(), "args": CHROMIUM_FLAGS}
+    options: Any = {"executable_path": build.find_chromium(), "args": [*CHROMIUM_FLAGS, *flags]}
     if profile is not None:
         context = await playwright.chromium.launch_persistent_context(profile, **options)
         yield context
@@ -135,20 +100,3 @@ async def thread_of_worker(session: CDPSession) -> Path:
     names = [p for process in processes for p in Path(f"/proc/{process['id']}/task").glob("*/comm")]
     (name,) = [path for path in names if path.read_text().startswith("DedicatedWorker")]
     return name.with_name("schedstat")
-
-
-async def visit_twice(playwright: Playwright, url: str) -> dict[str, dict[str, float]]:
-    """Seconds to "ready" (Generate can be pressed) and to the "first" token, on a first visit with
-    a fresh profile and on a second one with the same."""
-    found = {}
-    with tempfile.TemporaryDirectory() as profile:
-        async with chromium(playwright, profile) as context:
-            await context.add_init_script(VISIT % json.dumps(PROMPT))
-            for which in ("cold", "warm"):
-                page = await context.new_page()
-                await page.goto(url)
-                await page.wait_for_function("() => self.first", timeout=120_000)
-                times = await page.evaluate("() => ({ ready, first })")
-                found[which] = {key: value / 1000 for key, value in times.items()}
-                await page.close()
-    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +46,8 @@ def markdown(results: list[dict[str, Any]]) -> str:
     timed = [result for result in results if "models" in result]
     parts = speeds(timed) if timed else [NOTHING]
     for result in results:
+        if "starts" in result:
+            parts += starts(result)
         if "precisions" in result:
             parts += precisions(result)
         if "sizes" in result:
@@ -54,6 +57,13 @@ def markdown(results: list[dict[str, Any]]) -> str:
 
 def measured(result: dict[str, Any]) -> str:
     return f"Measured {result['date']} at commit {result['commit']}: {result['machine']}."
+
+
+def busy(load: float, most: float) -> str:
+    """A sentence where the load of a core was more than the bench itself makes."""
+    return (
+        f" Other programs ran too (load {load:.0f} a core): times are long." if load > most else ""
+    )
 
 
 def speeds(results: list[dict[str, Any]]) -> list[str]:
@@ -78,9 +88,6 @@ def speeds(results: list[dict[str, Any]]) -> list[str]:
             [row for model in models for row in speed_rows(model)],
         ),
     ]
-    for result in results:
-        if "visits" in result:
-            parts += visits(result)
     return parts
 
 
@@ -127,17 +134,30 @@ def name(model: dict[str, Any]) -> str:
     return f"{NAMES[model['model']]}, {model['precision']}"
 
 
-def visits(result: dict[str, Any]) -> list[str]:
+def starts(result: dict[str, Any]) -> list[str]:
+    """How long visits to the page wait."""
     rows = [
-        [which, f"{times['ready']:.1f} s", f"{times['first']:.1f} s"]
-        for which, times in result["visits"].items()
+        [each["setting"], each["visit"], str(len(each["first"]))]
+        + [f"{median(each[key]):.2f} s" for key in ("ready", "first", "gpu_cpu")]
+        for each in result["starts"]
     ]
     return [
-        f"**The page** with the stories model, in {result['browser']} on its software adapter, "
-        f"served from the same machine. Before the model it fetches "
-        f"{result['page_bytes'] / 1e6:.2f} MB, counted gzipped. *Cold* is the first visit with a "
-        "fresh profile, *warm* the second with the same.",
-        table(["visit", "ready to generate after", "first token after"], rows),
+        f"**Opening the page** with the stories model, in {result['browser']} on its software "
+        f"adapter, served from the same machine; medians. Before the model it fetches "
+        f"{result['page_bytes'] / 1e6:.2f} MB, counted gzipped. *Cold*: the first visit of a fresh "
+        "profile. *Warm*: the page and what was found out about the GPU are kept, Python starts "
+        "anew. *Snapshot*: Python starts from its snapshot too. The last column is what the "
+        "browser's GPU process used of both cores until then: there the software adapter compiles "
+        "pipelines, longer where it is to zero workgroup memory (Chromium does without under "
+        f"`--enable-dawn-features=disable_workgroup_init`), and computes. {measured(result)}"
+        f"{busy(result['load'], 0.5)}",
+        table(
+            [
+                *("Chromium", "visit", "visits", "ready to generate after", "first token after"),
+                "CPU time of the GPU process",
+            ],
+            rows,
+        ),
     ]
 
 
@@ -185,7 +205,6 @@ def sizes(result: dict[str, Any]) -> list[str]:
     found = result["sizes"]
     adapters = ", ".join(dict.fromkeys(model["adapter"] for model in found))
     load = max(model["load"] for model in found)
-    busy = f" Other programs ran too (load {load:.0f} a core): times are long." if load > 2 else ""
     rows = [
         [
             f"{SHAPES[model['model']]}, {model['precision']}",
@@ -203,7 +222,8 @@ def sizes(result: dict[str, Any]) -> list[str]:
         f"{found[0]['binding_limit'] / 2**20:g} MiB at most: what matters here is bytes and "
         "logits, not speed. Logits are compared with numpy's at "
         f"{found[0]['positions']} positions: the largest difference, and the largest logit. "
-        f"The process's memory holds the adapter's too. {measured(result)}{busy}",
+        f"The process's memory holds the adapter's too. {measured(result)}"
+        f"{busy(load, 2)}",
         table(
             [
                 *("model", "parameters", "weights", "cache", "all else", "together"),

@@ -162,6 +162,18 @@ def test_the_tables_hold_the_figures() -> None:
     assert report.markdown([]) == report.NOTHING
 
 
+def test_the_table_of_starts_holds_medians_and_says_when_the_machine_was_busy() -> None:
+    about = {"date": "2026-01-02", "commit": "abc1234", "machine": "a machine"}
+    visits = {"ready": [1.0, 5.0, 1.25], "first": [2.0, 1.5, 9.0], "gpu_cpu": [0.5, 0.75, 1.0]}
+    start = {"setting": "as it is", "visit": "snapshot", **visits}
+    found = {"browser": "Chromium 1", "load": 0.1, "page_bytes": 6_540_000, "starts": [start]}
+    text = report.markdown([about | found])
+    assert "| as it is | snapshot | 3 | 1.25 s | 2.00 s | 0.75 s |" in text
+    assert "6.54 MB" in text and "Measured 2026-01-02 at commit abc1234: a machine.\n" in text
+    text = report.markdown([about | found | {"load": 1.7}])
+    assert "a machine. Other programs ran too (load 2 a core): times are long.\n" in text
+
+
 def test_divergence_and_perplexity_are_those_of_known_distributions() -> None:
     halves, thirds = np.array([[0.0, 0.0, -np.inf]]), np.array([[5.0, 5.0, 5.0]])
     p, q = precision.log_softmax(halves[:, :2]), precision.log_softmax(thirds[:, :2])
