@@ -16,6 +16,7 @@ import asyncio
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -141,11 +142,13 @@ async def visit(
 
 async def until(page: Page, condition: str) -> None:
     """Asks seldom: each animation frame, as Playwright would, costs a core a tenth of its time."""
-    for _ in range(1200):
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
         if await page.evaluate(condition):
             return
         await asyncio.sleep(0.1)
-    raise TimeoutError(f"two minutes have passed, and it does not hold: {condition}")
+    told = await page.evaluate("() => document.body.innerText")
+    raise TimeoutError(f"{condition} does not hold after two minutes. The page says:\n{told}")
 
 
 async def gpu_seconds(session: CDPSession) -> float:
