@@ -31,6 +31,7 @@ WARM, SNAPSHOT = 2, 4  # visits of a profile
 PROMPT = "Once upon a time"
 QUICK = "--enable-dawn-features=disable_workgroup_init"
 REST = 1.0  # seconds between two visits
+LONGEST = 600  # seconds that a visit may take, on a busy machine
 
 # Presses Generate as soon as it can be pressed, and takes the time of that and of the first text,
 # in milliseconds since the visit began; then presses Stop.
@@ -142,13 +143,13 @@ async def visit(
 
 async def until(page: Page, condition: str) -> None:
     """Asks seldom: each animation frame, as Playwright would, costs a core a tenth of its time."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + LONGEST
     while time.monotonic() < end:
         if await page.evaluate(condition):
             return
         await asyncio.sleep(0.1)
     told = await page.evaluate("() => document.body.innerText")
-    raise TimeoutError(f"{condition} does not hold after two minutes. The page says:\n{told}")
+    raise TimeoutError(f"{condition} does not hold after {LONGEST} s. The page says:\n{told}")
 
 
 async def gpu_seconds(session: CDPSession) -> float:
