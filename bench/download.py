@@ -1,9 +1,8 @@
 """What memory a download takes in the page: a model of 500 MB that comes through web/downloads.js.
 
-Counted are the JavaScript heaps of page and worker (used bytes and backing stores, by the DevTools
-protocol) and every WebAssembly memory in the worker, at the same moment, as often as the answers
-come (about every 0.1 s on 2 cores); not the processes of the GPU, the network and the browser. A
-worker at work answers late: the longest time between two answers is reported as well.
+Counted are the JavaScript heaps of page and worker and every WebAssembly memory in the worker (see
+memory.py), at the same moment, as often as the answers come (about every 0.1 s on 2 cores). A worker
+at work answers late: the longest time between two answers is reported as well.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 
 import build
+from bench.memory import Memory, prelude
 from gpt2web.bpe import BYTE_TO_CHARACTER
 from gpt2web.checkpoint import tensor_shapes
 from gpt2web.config import GPT2Config
@@ -29,31 +29,6 @@ from tests.browser import CHROMIUM_FLAGS, serve_folder
 EVERY = 50  # milliseconds
 VALUES = 1_000_003  # of the random numbers that the weights repeat: no two shards are the same
 LOAD_SECONDS = 600
-
-# Before worker.js's own text: knows every WebAssembly memory from its making on.
-COUNT_MEMORIES = """
-const memories = new Set();
-for (const name of ["instantiate", "instantiateStreaming"]) {
-  const plain = WebAssembly[name];
-  WebAssembly[name] = async (...given) => {
-    const made = await plain.apply(WebAssembly, given);
-    note((made.instance ?? made).exports);
-    return made;
-  };
-}
-WebAssembly.Memory = new Proxy(WebAssembly.Memory, {
-  construct(type, given) {
-    const memory = Reflect.construct(type, given);
-    memories.add(memory);
-    return memory;
-  },
-});
-const Memory = Object.getPrototypeOf(new WebAssembly.Memory({ initial: 0 })).constructor;
-function note(exports) {
-  for (const value of Object.values(exports)) if (value instanceof Memory) memories.add(value);
-}
-self.wasmBytes = () => [...memories].reduce((sum, { buffer }) => sum + buffer.byteLength, 0);
-"""
 
 
 def write_model(folder: Path, config: GPT2Config, **options: Any) -> int:
@@ -94,53 +69,6 @@ def write_model(folder: Path, config: GPT2Config, **options: Any) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-class Memory:
-    """Samples a page and its one worker."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.session = page.context.new_cdp_session(page)
-        self.worker = ""  # the worker's session, once there is one
-        self.answers: dict[int, dict[str, Any]] = {}
-        self.asked = 0
-        self.session.on("Target.attachedToTarget", self._attached)
-        self.session.on("Target.receivedMessageFromTarget", self._received)
-        attach = {"autoAttach": True, "waitForDebuggerOnStart": False, "flatten": False}
-        self.session.send("Target.setAutoAttach", attach)
-
-    def _attached(self, event: dict[str, Any]) -> None:
-        if event["targetInfo"]["type"] == "worker":
-            self.worker = event["sessionId"]
-
-    def _received(self, event: dict[str, Any]) -> None:
-        message = json.loads(event["message"])
-        if "id" in message:
-            self.answers[message["id"]] = message.get("result", {})
-
-    def ask(self, method: str, **options: Any) -> dict[str, Any]:
-        """A command of the protocol to the worker, and its answer."""
-        self.asked += 1
-        message = json.dumps({"id": self.asked, "method": method, "params": options})
-        target = {"sessionId": self.worker, "message": message}
-        self.session.send("Target.sendMessageToTarget", target)
-        while self.asked not in self.answers:
-            self.page.wait_for_timeout(1)
-        return self.answers.pop(self.asked)
-
-    def sample(self) -> dict[str, float]:
-        """Bytes: "page", "worker" (used and backing stores each) and "wasm"."""
-        found = {"page": _bytes(self.session.send("Runtime.getHeapUsage")), "worker": 0, "wasm": 0}
-        if self.worker:
-            found["worker"] = _bytes(self.ask("Runtime.getHeapUsage"))
-            wasm = self.ask("Runtime.evaluate", expression="self.wasmBytes?.() ?? 0")
-            found["wasm"] = wasm.get("result", {}).get("value", 0)
-        return found
-
-
-def _bytes(usage: dict[str, float]) -> float:
-    return usage["usedSize"] + usage["backingStorageSize"]
-
-
 LOAD = """name => {
   self.over = null;
   self.stage = "";
@@ -155,10 +83,7 @@ LOAD = """name => {
 def measure(page: Page, origin: str, name: str) -> tuple[dict[str, Any], Memory]:
     """Loads models/<name> in a blank page on dist/'s origin, and samples until it is there."""
     context, blank = page.context, f"{origin}/bench/blank.html"
-    script = COUNT_MEMORIES + (build.DIST / "worker.js").read_text("utf-8")
-    context.route(
-        "**/worker.js*", lambda route: route.fulfill(body=script, content_type="text/javascript")
-    )
+    prelude(context)
     context.route(
         blank, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html")
     )
