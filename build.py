@@ -688,7 +688,7 @@ def command_model(arguments: list[str]) -> int:
 
 
 def command_bench(arguments: list[str]) -> int:
-    """measure, and write the figures into README.md [native|sizes|precision [--adapter NAME]]"""
+    """measure, and write the figures into README.md [native|sizes|precision|soak]"""
     what = arguments[0] if arguments else "all"
     everything = what not in ("native", "sizes", "precision", "-h", "--help")
     with alone():

@@ -7,11 +7,13 @@
     bench sizes                  GPT-2's four sizes with random weights: bytes, logits against numpy
     bench precision              f32, f16, int8 and int4: bytes, and quality on held-out text
     bench download               only printed: the memory that a download takes in the page
+    bench soak                   ten thousand tokens in the page: does memory or time grow
+    bench soak --model small     the same with a model of two layers: minutes, not an hour
 
 Results go to bench/results/: a file for the software adapters with the page, one for each adapter
-measured alone, starts.json, sizes.json and precision.json. Let the machine do nothing else
-meanwhile. procedure.py and measure.py, starts.py, sizes.py and precision.py say what is counted and
-what is not.
+measured alone, starts.json, sizes.json, precision.json and soak-MODEL.json. Let the machine do
+nothing else meanwhile. procedure.py and measure.py, starts.py, sizes.py, precision.py and soak.py
+say what is counted and what is not.
 """
 
 from __future__ import annotations
@@ -42,12 +44,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=["all", "native", "starts", "sizes", "precision", "download"],
+        choices=["all", "native", "starts", "sizes", "precision", "download", "soak"],
         default="all",
     )
     parser.add_argument("--adapter", metavar="NAME", help="part of an adapter's name")
+    parser.add_argument("--model", choices=["stories", "small"], help="of soak; stories")
     options = parser.parse_args(arguments)
-    if options.adapter and options.what in ("all", "starts", "download"):
+    if options.model and options.what != "soak":
+        parser.error("--model goes with soak")
+    if options.adapter and options.what in ("all", "starts", "download", "soak"):
         parser.error("--adapter goes with native, sizes and precision")
     if options.what == "download":
         from bench import download
@@ -68,6 +73,12 @@ def main(arguments: list[str]) -> int:
         say("precisions")
         found = asyncio.run(precision.run(options.adapter or SOFTWARE[0], precision.stories()))
         write("precision", {"precisions": found})
+    elif options.what == "soak":
+        from bench import soak
+
+        say("a soak")
+        model = options.model or "stories"
+        write(f"soak-{model}", {"soak": soak.run(model)})
     elif options.what == "native":
         from bench.native import adapters
 

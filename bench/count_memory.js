@@ -72,7 +72,7 @@
 
   /** What malloc has handed out: Pyodide's Python takes every object from there. */
   let info = 0; // where mallinfo writes its ten numbers
-  function wasmLive() {
+  function pythonBytes() {
     if (!interpreter) return 0;
     interpreter.PyGC_Collect();
     info ||= interpreter.malloc(40);
@@ -81,7 +81,7 @@
   }
 
   self.memoryUse = () => ({
-    wasm_live: wasmLive(),
+    python: pythonBytes(),
     gpu_buffers: buffers.made - buffers.destroyed,
     gpu_bytes: buffers.bytes,
   });

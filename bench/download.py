@@ -1,8 +1,8 @@
 """What memory a download takes in the page: a model of 500 MB that comes through web/downloads.js.
 
 Counted are the JavaScript heaps of page and worker and every WebAssembly memory in the worker (see
-memory.py), at the same moment, as often as the answers come (about every 0.1 s on 2 cores). A worker
-at work answers late: the longest time between two answers is reported as well.
+memory.py), at the same moment, as often as the answers come (about every 0.1 s on 2 cores). A
+worker at work answers late: the longest time between two answers is reported as well.
 """
 
 from __future__ import annotations

@@ -52,6 +52,8 @@ def markdown(results: list[dict[str, Any]]) -> str:
             parts += precisions(result)
         if "sizes" in result:
             parts += sizes(result)
+        if "soak" in result:
+            parts += soak(result)
     return "\n\n".join(parts)
 
 
@@ -232,6 +234,61 @@ def sizes(result: dict[str, Any]) -> list[str]:
             rows,
         ),
     ]
+
+
+SOAK_MODELS = {"stories": "the stories model", "small": "a model of two layers"}
+SOAK = {  # what is sampled: its name in words, its unit, and how many of it the unit is
+    "page": ("JavaScript heap, page", "kB", 1e3),
+    "worker": ("JavaScript heap, worker", "kB", 1e3),
+    "python": ("Python's memory in use", "kB", 1e3),
+    "wasm": ("WebAssembly memory", "kB", 1e3),
+    "gpu_buffers": ("GPU buffers", "", 1),
+    "gpu_bytes": ("GPU buffers' bytes", "kB", 1e3),
+    "seconds": ("a token takes", "ms", 1e-3),
+    "worker_cpu": ("CPU time, worker", "ms", 1e-3),
+    "gpu_cpu": ("CPU time, GPU process", "ms", 1e-3),
+}
+
+
+def soak(result: dict[str, Any]) -> list[str]:
+    """What ten thousand tokens leave behind, beside what the control was found to leak."""
+    found = result["soak"]
+    control = found["control"]
+    rows = [
+        [
+            SOAK[name][0],
+            f"{short(grown['level'] / SOAK[name][2])} {SOAK[name][1]}".strip(),
+            growth(name, grown),
+            grown.get("verdict", ""),
+            growth(name, control["slopes"][name]),
+            control["slopes"][name].get("verdict", ""),
+        ]
+        for name, grown in found["slopes"].items()
+    ]
+    busy = (
+        f" Other programs ran too (load {found['load']:.0f} a core)." if found["load"] > 2 else ""
+    )
+    return [
+        f"**Soak.** {found['tokens']:,} tokens in the page, {SOAK_MODELS[found['model']]}, in "
+        f"{found['browser']}: what is in use after each of {found['samples']} rounds, garbage "
+        "collected, and its growth in 10,000 tokens over the last 80 %, with the ends of its 95 % "
+        f"interval. The control leaks on purpose, for {control['tokens']:,} tokens. What the two "
+        "heaps still gain is machine code that the browser makes of what runs often, and its own "
+        f"records of slow frames. {measured(result)}{busy}",
+        table(["", "level", "growth", "found", "control's growth", "found"], rows),
+    ]
+
+
+def growth(name: str, grown: dict[str, Any]) -> str:
+    """+1.2 kB (-0.3 to +2.5)"""
+    _, unit, each = SOAK[name]
+    per, low, high = (short(grown[key] / each, "+") for key in ("per", "low", "high"))
+    return f"{per} {unit} ({low} to {high})".replace("  ", " ")
+
+
+def short(value: float, sign: str = "") -> str:
+    """1,234 or 12.3"""
+    return f"{value:{sign},.0f}" if abs(value) >= 100 else f"{value:{sign}.3g}"
 
 
 def byte_cells(held: dict[str, int]) -> list[str]:

@@ -1,8 +1,9 @@
 """Whether a quantity that was sampled again and again stays level, or grows.
 
 The slope is Theil and Sen's: the median of the slopes between all pairs of samples, which a few
-samples gone astray don't move. Its interval holds the true one with 95 % confidence (P. K. Sen, 1968,
-"Estimates of the regression coefficient based on Kendall's tau"), if the samples don't hang together.
+samples gone astray don't move. Its interval holds the true one with 95 % confidence if the samples
+don't hang together (P. K. Sen, 1968, "Estimates of the regression coefficient based on Kendall's
+tau").
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ class Slope:
 
 
 def slope(tokens: Sequence[float], values: Sequence[float]) -> Slope:
-    """The slope over the last PART of the tokens. Raises ValueError for fewer than 8 samples there."""
+    """The slope over the last PART of the tokens. ValueError for fewer than 8 samples there."""
     begin = tokens[0] + (1 - PART) * (tokens[-1] - tokens[0])
     points = [(at, value) for at, value in zip(tokens, values, strict=True) if at >= begin]
     count = len(points)
     if count < 8:
-        raise ValueError(f"a slope needs 8 samples or more, and here are {count}: take them oftener")
+        raise ValueError(
+            f"a slope needs 8 samples or more, and here are {count}: take them oftener"
+        )
     found = sorted(PER * (y - v) / (x - u) for (u, v), (x, y) in combinations(points, 2))
     spread = NORMAL_95 * sqrt(count * (count - 1) * (2 * count + 5) / 18)
     first = max(0, floor((len(found) - spread) / 2) - 1)

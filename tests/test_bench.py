@@ -233,3 +233,19 @@ def test_a_shape_of_gpt2_takes_its_weights_its_cache_and_a_tenth_at_most(name: s
         assert 0.99 < held["weights"] / least < 1.05
         assert held["cache"] == 8 * config.num_layers * 1024 * config.hidden_dim
         assert held["rest"] < 0.1 * held["weights"]
+
+
+def test_the_table_of_a_soak_says_what_grew_and_by_how_much() -> None:
+    flat = {"level": 2_878_000, "per": 70_800, "low": -1_400, "high": 80_200, "verdict": "flat"}
+    grows = {"level": 0.0031, "per": 0.2, "low": 0.171, "high": 0.237, "verdict": "grows"}
+    slopes = {"page": flat, "wasm": {**flat, "verdict": ""}, "worker_cpu": grows}
+    found = {"model": "small", "browser": "B", "tokens": 10_124, "samples": 86, "load": 1.0}
+    found |= {"slopes": slopes, "control": {"tokens": 3069, "slopes": slopes}}
+    about = {"date": "2026-01-02", "commit": "abc1234", "machine": "a machine"}
+    text = report.markdown([about | {"soak": found}])
+    assert "10,124 tokens in the page, a model of two layers, in B: " in text
+    cells = "+70.8 kB (-1.4 to +80.2) | flat | +70.8 kB (-1.4 to +80.2) | flat |"
+    assert f"| JavaScript heap, page | 2,878 kB | {cells}" in text
+    assert "| CPU time, worker | 3.1 ms | +200 ms (+171 to +237) | grows |" in text
+    assert "Other programs" not in text
+    assert "(load 3 a core)." in report.markdown([about | {"soak": found | {"load": 2.6}}])
