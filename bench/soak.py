@@ -218,7 +218,6 @@ def run(model: str, tokens: int = TOKENS) -> dict[str, Any]:
         "browser": f"Chromium {version}",
         "load": os.getloadavg()[0] / (os.cpu_count() or 1),  # programs that want a core, each
         **soaked.judged(),
-        "samples_taken": {"tokens": soaked.tokens, **soaked.values},
         "control": control.judged(),
     }
 
