@@ -269,7 +269,7 @@ def test_nothing_sticks_out_sideways(writer: Page, width: int) -> None:
 @pytest.mark.browser
 def test_every_field_and_button_has_a_name(writer: Page) -> None:
     fields = writer.locator("input, textarea, select")
-    assert fields.count() == 19
+    assert fields.count() == 22
     assert fields.evaluate_all("all => all.filter((one) => one.labels.length === 0).length") == 0
     buttons = writer.locator("button:visible")
     assert all(name.strip() for name in buttons.all_inner_texts())

@@ -66,7 +66,8 @@ def test_edits_of_every_kind_give_the_text_and_keep_only_ids_of_whole_tokens() -
 
 def test_a_prompt_has_the_ids_of_what_follows_the_last_text_without_them() -> None:
     prompts = pieces_of("""
-      const both = [edited(fox, "A fox ran back home."), chosen(fox, 2, { text: " away", id: 9 })];
+      const away = chosen(fox, 2, { text: " away", ids: [9], model: "one" });
+      const both = [edited(fox, "A fox ran back home."), away];
       const texts = [[], fox, ...both, before(fox, 7), typed("A fox")];
       return [...texts.map((pieces) => promptOf(pieces, "one")), promptOf(fox, "another")];
     """)

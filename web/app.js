@@ -1,10 +1,15 @@
 // app.js: the writing page, on top of gpt2web.js: the model, what is running, problems, keys. tools.js has what can be
 // done with the text, models.js the model panel. Text is shown only through textContent.
 
+import { openAttention } from "./attention.js";
 import { Context } from "./context.js";
 import { openHistory } from "./history.js";
+import { openLens } from "./lens.js";
+import { Looking } from "./looking.js";
 import { offerModel, openModels } from "./models.js";
+import { openNextToken } from "./next_token.js";
 import { keepPage } from "./offline.js";
+import { Probabilities } from "./probabilities.js";
 import { Unusable } from "./saved.js";
 import { applyTexts, openSettings, setDefaults, settingsAsTexts } from "./settings.js";
 import { openShare, readLink, reasonOf } from "./share.js";
@@ -13,12 +18,15 @@ import { Story, typed } from "./story.js";
 import { text } from "./texts.js";
 import { Tools } from "./tools.js";
 import { VERSION } from "./version.js";
+import { WeightsMap } from "./weights_map.js";
 import { addRequests, openWhatLeft } from "./what_left.js";
 
 const story = new Story();
 const tools = new Tools(story, { problem: showProblem, noProblem: hideProblem });
 const { writer } = tools;
 const context = new Context(story, writer);
+const looking = new Looking(story);
+const weights = new WeightsMap();
 let kept = null; // what a file says of the model: its title and its files with their hashes
 let linked = null; // the settings of the link that this page was opened with, until the model's own have come
 
@@ -68,6 +76,7 @@ function setModel(lm) {
   writer.lm = lm;
   tools.showButtons();
   context.reset();
+  looking.lm = weights.lm = lm;
 }
 
 async function hasAdapter() {
@@ -193,6 +202,10 @@ for (const button of document.querySelectorAll(".example")) {
   });
 }
 openSettings();
+new Probabilities(story, tools.view, writer, (pieces) => tools.goOnBehind(pieces));
+openAttention(looking);
+openNextToken(looking);
+openLens(looking);
 openWhatLeft();
 openHistory(story, { open, about });
 openShare(story, { open, about, model: () => kept?.shared ?? null, problem: showProblem });

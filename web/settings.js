@@ -15,6 +15,9 @@ const NUMBERS = [
 ];
 const OTHERS = ["stop", "when-full"];
 
+/** Sends "change" when the next token may be drawn in another way. */
+export const sampling = new EventTarget();
+
 /** All fields that a link or a file of the page may name. */
 export const FIELDS = [...NUMBERS.map(([id]) => id), ...OTHERS];
 
@@ -65,6 +68,14 @@ export function readSettings() {
   const stop = stops($("stop-at").value);
   if (stop.length > 0) options.stop = stop;
   return { options, slide: $("when-full").value === "slide" };
+}
+
+/** How the next token is drawn, as generate's options; null while a field is not valid. */
+export function samplingOptions() {
+  const numbers = NUMBERS.filter(([id]) => PRESET_FIELDS.includes(id));
+  if (!numbers.every(([id]) => $(id).validity.valid)) return null;
+  const set = numbers.map(([id, option, off]) => [option, $(id).valueAsNumber, off]);
+  return Object.fromEntries(set.filter(([, value, off]) => !Number.isNaN(value) && value !== off));
 }
 
 /** The texts that end the writing: one in each line, in which \n stands for a line break and \\ for \. */
@@ -125,6 +136,7 @@ function showPreset(wanted) {
   const found = names.find(fits) ?? "own";
   $("preset").value = found;
   $("about-preset").textContent = text(`about-preset-${found}`);
+  sampling.dispatchEvent(new Event("change"));
 }
 
 /** What a slider stands at, in words where it switches something off. */

@@ -104,11 +104,9 @@ function splitsCharacter(text, at) {
   return unit >= 0xdc00 && unit <= 0xdfff && last >= 0xd800 && last <= 0xdbff;
 }
 
-/** The pieces up to `index`, and instead of that one another token, which the reader has chosen. */
-export function chosen(pieces, index, { text, id, logprob = null }) {
-  const logprobs = logprob === null ? null : [logprob];
-  const { model } = pieces[index];
-  return [...pieces.slice(0, index), { text, by: "reader", ids: [id], model, logprobs, top: null, turn: null }];
+/** The pieces up to `index`, and instead of that one other tokens, of a model, which the reader has chosen. */
+export function chosen(pieces, index, { text, ids, model, logprobs = null }) {
+  return [...pieces.slice(0, index), { text, by: "reader", ids, model, logprobs, top: null, turn: null }];
 }
 
 /** The turn that wrote the end of the text, and the pieces before it; null where the reader wrote the end. */
@@ -183,8 +181,7 @@ export class Story extends EventTarget {
    */
   write(pieces, identity = this.identity ?? {}) {
     const old = this.pieces;
-    const step = this.#step([...pieces], identity);
-    this.#writing = step;
+    const step = this.#step([...pieces], identity, true);
     return {
       add: (piece) => {
         step.pieces.push(piece);
@@ -217,12 +214,13 @@ export class Story extends EventTarget {
     this.#changed(sameUntil(old, this.pieces));
   }
 
-  #step(pieces, identity) {
+  #step(pieces, identity, toWrite = false) {
     if (this.#writing) throw new Error("the model is writing: end that before the text is changed");
     const old = this.pieces;
     const step = { pieces, identity };
     this.#steps = [...this.#steps.slice(0, this.#now + 1), step].slice(-MOST_STEPS - 1);
     this.#now = this.#steps.length - 1;
+    if (toWrite) this.#writing = step; // before anyone is told
     this.#changed(sameUntil(old, pieces));
     return step;
   }

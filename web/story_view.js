@@ -96,9 +96,13 @@ export class StoryView {
     if (this.#story.writing && wasInView && below > 0) page.scrollBy({ top: below, behavior: "instant" });
   }
 
-  /** A click edits; one that ends a selection does not, nor does a finger, which may only want to scroll. */
-  #clicked({ clientX, clientY, pointerType }) {
+  /**
+   * A click edits; one that ends a selection does not, nor does a finger, which may only want to scroll, nor one on
+   * a button: see probabilities.js.
+   */
+  #clicked({ target, clientX, clientY, pointerType }) {
     if (this.#story.writing || !getSelection().isCollapsed || pointerType === "touch") return;
+    if (target.closest("[role=button]")) return;
     this.edit(this.#placeAt(clientX, clientY));
   }
 

@@ -12,7 +12,6 @@ import { Writer, keptTokens } from "./writing.js";
 export class Tools {
   #story;
   #listener;
-  #view;
   #ways;
   #step = null; // that the foot tells of: the one under way, or that which wrote the text's end
   #spoken = ""; // what the model has written since the screen reader last heard of it
@@ -27,7 +26,7 @@ export class Tools {
       wrote: (step, piece) => this.#wrote(step, piece),
       ends: (step) => this.#ends(step),
     });
-    this.#view = new StoryView(story, {
+    this.view = new StoryView(story, {
       changed: () => this.showButtons(),
       goOn: (at) => this.#write(before(story.pieces, at)),
     });
@@ -41,7 +40,7 @@ export class Tools {
 
   /** Ends what is open for the text as it is: the field to edit it, ways on. */
   close() {
-    this.#view.close();
+    this.view.close();
     this.#ways.close();
   }
 
@@ -53,8 +52,12 @@ export class Tools {
   }
 
   goOn() {
+    this.goOnBehind(this.#story.pieces);
+  }
+
+  goOnBehind(pieces) {
     this.close();
-    this.#write(this.#story.pieces);
+    this.#write(pieces);
   }
 
   /** The end that the model wrote last, with another seed. */
@@ -179,8 +182,8 @@ export class Tools {
     $("redo").disabled = !story.canRedo;
     const empty = story.pieces.length === 0;
     for (const id of ["go-on", "branch", "retry", "edit", "copy"]) $(id).hidden = empty;
-    $("share").hidden = empty || writer.busy || this.#view.editing;
-    $("story-foot").hidden = writer.busy || this.#view.editing || (empty && !story.canUndo && !story.canRedo);
+    $("share").hidden = empty || writer.busy || this.view.editing;
+    $("story-foot").hidden = writer.busy || this.view.editing || (empty && !story.canUndo && !story.canRedo);
     $("writing-foot").hidden = !writer.busy;
     // A button that is disabled or hidden loses the keyboard's focus: hand it to its counterpart.
     if (writer.busy) {
@@ -205,7 +208,7 @@ export class Tools {
     on("branch", () => this.branch());
     on("undo", () => this.#undo("undo"));
     on("redo", () => this.#undo("redo"));
-    on("edit", () => this.#view.edit());
+    on("edit", () => this.view.edit());
     on("keep-seed", () => setValue("seed", $("figure-seed").textContent));
     on("copy", () => {
       this.#copy().catch((error) => this.#listener.problem({ error, message: text("copy-refused"), calm: true }));
@@ -233,7 +236,7 @@ export class Tools {
     const key = event.key.toLowerCase();
     if (control && key === "enter") {
       event.preventDefault();
-      if ($("editing").contains(event.target)) this.#view.goOn();
+      if ($("editing").contains(event.target)) this.view.goOn();
       else if ($("text").contains(event.target) && this.#story.pieces.length > 0) this.goOn();
       else this.begin();
     } else if (key === "escape") {

@@ -20,6 +20,9 @@ export class Writer {
   /** The model, null while there is none. */
   lm = null;
 
+  /** How many of the likeliest tokens are asked for with each that is written. */
+  alternatives = 0;
+
   #story;
   #listener;
   #stop = null; // what stops the writing under way
@@ -55,7 +58,7 @@ export class Writer {
       for (;;) {
         const prompt = await promptFor(lm, this.#story.pieces, slide || !identity);
         const turn = turnOf(lm, step, prompt, options);
-        const asked = { ...options, seed, maxNewTokens, signal };
+        const asked = { ...options, seed, maxNewTokens, logprobs: this.alternatives, signal };
         for await (const piece of piecesOf(turn, lm.generate(prompt, asked), step)) {
           if (piece.text !== "") go.add(written(piece, turn));
           this.#listener.wrote(step, piece);
@@ -83,7 +86,8 @@ export class Writer {
       const prompt = await promptFor(lm, pieces, true);
       const ways = Array.from({ length: rows }, () => ({ step: newStep(options), pieces: [] }));
       const turns = ways.map((way) => turnOf(lm, way.step, prompt, options));
-      const generation = lm.generate(Array(rows).fill(prompt), { ...options, signal });
+      const asked = { ...options, logprobs: this.alternatives, signal };
+      const generation = lm.generate(Array(rows).fill(prompt), asked);
       for await (const piece of generation) {
         const [way, turn] = [ways[piece.row], turns[piece.row]];
         const seed = (generation.seed + piece.row) % 2 ** 32; // what it would be alone
