@@ -185,7 +185,14 @@ def a_bug(**_: Any) -> None:
     raise ZeroDivisionError("by zero")
 
 
+def lost_under_us(**_: Any) -> None:
+    device = new_device("SwiftShader")
+    device.device.destroy()
+    device.tensor((4,))
+
+
 NATIVE: dict[str, Callable[..., None]] = {
+    "device-lost": lost_under_us,
     "device-missing": no_such_adapter,
     "device-limit": too_large_a_tensor,
     "device-memory": no_room,
@@ -273,8 +280,16 @@ def other_bytes_each_time(page: Page) -> Any:
     )
 
 
+def worker_that_ends(page: Page) -> Any:
+    ends = """postMessage({ type: "ready" }); setTimeout(close, 200);"""
+    kind = "text/javascript"
+    page.context.route("**/worker.js*", lambda route: route.fulfill(body=ends, content_type=kind))
+    return page.evaluate(LOADING)
+
+
 IN_THE_PAGE: dict[str, Callable[[Page], Any]] = {
     "runtime-damaged": other_wheel,
+    "runtime-lost": worker_that_ends,
     "busy": in_use,
     "storage-damaged": other_bytes_each_time,
 }

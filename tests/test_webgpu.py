@@ -39,6 +39,7 @@ LEFT_OUT = {
 ADDED = {
     "GPU.adopt_device",
     "GPUDevice.adopt_compute_pipeline",
+    "GPUDevice.forget_errors",
     "GPUDevice.lost_info",
     "GPUDevice.uncaptured_errors",
 }

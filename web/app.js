@@ -6,7 +6,7 @@ import { Context } from "./context.js";
 import { openHistory } from "./history.js";
 import { openLens } from "./lens.js";
 import { Looking } from "./looking.js";
-import { offerModel, openModels } from "./models.js";
+import { loadAgain, offerModel, openModels } from "./models.js";
 import { openNextToken } from "./next_token.js";
 import { keepPage } from "./offline.js";
 import { Probabilities } from "./probabilities.js";
@@ -22,7 +22,7 @@ import { WeightsMap } from "./weights_map.js";
 import { addRequests, openWhatLeft } from "./what_left.js";
 
 const story = new Story();
-const tools = new Tools(story, { problem: showProblem, noProblem: hideProblem });
+const tools = new Tools(story, { problem: showWritingProblem, noProblem: hideProblem });
 const { writer } = tools;
 const context = new Context(story, writer);
 const looking = new Looking(story);
@@ -48,6 +48,10 @@ const listener = {
     kept = about;
     setModel(lm);
     showRunning(lm.info);
+    showNotice(lm.info);
+    lm.addEventListener("change", () => {
+      if (lm === writer.lm && !lm.closed) showRecovery(lm);
+    });
     keepPage(); // not before: it would keep the model waiting
   },
 
@@ -89,6 +93,20 @@ function showNoDevice(error) {
   say(text("no-device", { reason: error.message }));
 }
 
+/** The graphics card or the worker was lost: what is being done about it, and then that it works again. */
+function showRecovery({ recovering, info }) {
+  if (recovering) return showProblem({ message: recovering, calm: true });
+  showRunning(info);
+  hideProblem();
+  showNotice(info);
+  say(text("works-again"));
+}
+
+/** Something is not as it was asked for: a smaller precision was taken. */
+function showNotice({ notice }) {
+  if (notice) showProblem({ message: notice, calm: true });
+}
+
 /** The panel that says what is running. */
 function showRunning(info) {
   const rows = {
@@ -97,6 +115,7 @@ function showRunning(info) {
     kind: text(info.software ? "running-software" : "running-card"),
     backend: info.backend,
     precision: text("running-weights", { precision: info.precision }),
+    ...(info.notice ? { notice: info.notice } : {}),
     parameters: whole(info.parameters),
     context: text("running-tokens", { count: whole(info.context) }),
     memory: text("running-bytes", { megabytes: megabytes(info.gpuBytes) }),
@@ -178,6 +197,12 @@ function showProblem({ error, message, again, calm = false }) {
   button.textContent = again?.label ?? "";
   button.onclick = again?.run ?? null;
   $("problem").scrollIntoView({ block: "nearest" }); // what it is about may be far below
+}
+
+/** One of writing; where the model is of no use any more, with a way to have it back. */
+function showWritingProblem(problem) {
+  const again = writer.lm?.closed ? { label: text("load-model-again"), run: loadAgain } : problem.again;
+  showProblem({ ...problem, again });
 }
 
 function hideProblem() {

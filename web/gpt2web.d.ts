@@ -11,6 +11,7 @@ export type ErrorCode =
   | "device-missing"
   | "device-limit"
   | "device-memory"
+  | "device-lost"
   | "device-wrong"
   | "device-failed"
   | "checkpoint-missing"
@@ -23,6 +24,7 @@ export type ErrorCode =
   | "option-invalid"
   | "prompt-too-long"
   | "runtime-damaged"
+  | "runtime-lost"
   | "closed"
   | "internal";
 
@@ -34,7 +36,8 @@ export type ErrorName =
   | "DeviceError"
   | "LoadError"
   | "TypeError"
-  | "ValueError";
+  | "ValueError"
+  | "WorkerError";
 
 /**
  * What everything here throws or rejects with, but for what was given up by its `signal`: that fails with
@@ -58,7 +61,7 @@ export interface Progress {
   total: number;
   /** For "download": the bytes that were here before. */
   stored?: number;
-  /** For "download": a sentence for the reader. */
+  /** A sentence for the reader. */
   notice?: string | null;
 }
 
@@ -220,6 +223,8 @@ export interface ModelInfo {
   readonly precision: Precision;
   readonly kernels: string[];
   readonly selfTest: string;
+  /** Where the precision is not the one asked for, a sentence that says so. */
+  readonly notice: string | null;
   readonly parameters: number;
   readonly gpuBytes: number;
   /** Tokens. */
@@ -228,9 +233,13 @@ export interface ModelInfo {
   readonly started: "anew" | "snapshot";
 }
 
-/** A loaded model. Made by `load`. */
-export interface Model {
+/** A loaded model. Made by `load`. Sends itself a "change" event when `info`, `recovering` or `closed` changes. */
+export interface Model extends EventTarget {
   readonly info: ModelInfo;
+  /** A sentence for the reader while a lost graphics device or worker is started again. */
+  readonly recovering: string | null;
+  /** Why it is of no use any more: what is asked of it fails with that. */
+  readonly closed: Gpt2webError | null;
   /** Several prompts are the rows of a batch: row r is what it would be alone with seed + r. */
   generate(prompt: Prompt | readonly Prompt[], options?: GenerateOptions): Generation;
   tokenize(text: string, options?: TokenizeOptions): Promise<number[]>;

@@ -5,36 +5,15 @@
 //   for await (const piece of lm.generate("Once upon a time", { maxNewTokens: 60, seed: 7 }))
 //     console.log(piece.text);
 //
-// Everything heavy happens in a worker (worker.js: Pyodide, the model, the GPU). This file starts
-// it, sends it messages and hands out what comes back. All addresses are relative to this file, so
-// any sub-path will do.
-//
-// To the worker                             From the worker, with the id of what it answers
-//   {type: "load", id, model, precision,      {type: "progress", id, stage, done, total, and of stage
-//    paused, files: [{name, file: File}]}      "download" also stored, notice} ...
-//    (from precision on where given)          {type: "result", id, value}
-//   {type: "pause"}, {type: "resume"}         (the download of the load under way)
-//   {type: "generate", id, prompt, options}   {type: "started", id, seed}
-//                                             {type: "pieces", id, pieces, timing} ...
-//   {type: "cancel", id}                      (that generation ends with a "cancelled" piece)
-//   {type: "tokenize", id, text, options}     {type: "result", id, value}
-//   {type: "detokenize", id, ids}             {type: "result", id, value}
-//   {type: "bytes", id, ids}                  {type: "result", id, value}
-//   {type: "parameters", id}                  {type: "result", id, value}
-//   {type: "inspect", id, inspection,         {type: "result", id, value}: null where it was closed before
-//    tokenIds, options}
-//   {type: "nextTokens", id, inspection,      {type: "result", id, value}
-//    options}
-//   {type: "closeInspection", inspection}     (inspection: a number that inspection.js gives)
-// Instead of the last answer there may be     {type: "error", id, error: {name, code, message, detail}}
-// Not about one message: {type: "ready"}, once, {type: "requests", requests} (see requests.js), and
-// {type: "broken", message} when all is over.
+// Everything heavy happens in a worker (worker.js: Pyodide, the model, the GPU). This file has it started,
+// sends it messages (link.js) and hands out what comes back. All addresses are relative to this file, so any
+// sub-path will do.
 
 import { abortable } from "./abort.js";
 import { failure, invalid, kind, known } from "./errors.js";
 import { inspect } from "./inspection.js";
+import { Link, received, startWorker } from "./link.js";
 import { wholeModel } from "./own_files.js";
-import { VERSION } from "./version.js";
 
 export { keepOffline, models, removeModel } from "./stored.js";
 
@@ -65,8 +44,8 @@ const OPTIONS = {
  * @param {object} [options]
  * @param {({stage, done, total}) => void} [options.onProgress]  stage: "runtime" (Pyodide), "download",
  *   "check" (the self-test), "model", "prepare"; done and total: bytes, total 0 where it is not known.
- *   For "download" also `stored`, the bytes that were here before, and `notice`: a sentence for the
- *   reader, or null (there is no room to keep the model, say)
+ *   Also `notice`, a sentence for the reader or null (there is no room to keep the model, say), and for
+ *   "download" `stored`, the bytes that were here before
  * @param {(requests: {address: string, how: string, bytes: number, began: number}[]) => void} [options.onRequests]
  *   told of everything that the workers of this model ask for; see watchRequests in requests.js
  * @param {AbortSignal} [options.signal]  gives up: the promise rejects with the signal's reason
@@ -97,17 +76,22 @@ export async function load(name, options = {}) {
   }
   signal?.throwIfAborted();
   const link = new Link(onRequests);
+  link.onRecovering = (notice) => notice && onProgress?.({ stage: "runtime", done: 0, total: 0, notice });
   const giveUp = () => link.close(signal.reason);
   const pause = () => link.tell({ type: download.paused ? "pause" : "resume" });
   signal?.addEventListener("abort", giveUp);
   download?.addEventListener("change", pause);
   try {
     onProgress?.({ stage: "runtime", done: 0, total: 0 });
-    const message = { type: "load", model };
-    if (own) message.files = own.files;
-    if (precision !== undefined && precision !== null) message.precision = precision; // else as stored
-    if (download?.paused) message.paused = true;
+    const message = () => {
+      const made = { type: "load", model };
+      if (own) made.files = own.files;
+      if (precision !== undefined && precision !== null) made.precision = precision; // else as stored
+      if (download?.paused) made.paused = true;
+      return made;
+    };
     const info = await link.request(message, onProgress);
+    link.loading = message;
     if (info.started === "anew") makeSnapshotLater(link);
     return new Model(link, info);
   } catch (error) {
@@ -145,17 +129,30 @@ export class Download extends EventTarget {
   }
 }
 
-/** A loaded model. Made by `load`. */
-class Model {
+/**
+ * A loaded model. Made by `load`. A graphics device or worker that is lost is started again, and what was
+ * asked of the model goes on; it sends itself a "change" event when `recovering`, `info` or `closed` changes.
+ */
+class Model extends EventTarget {
+  /** A sentence for the reader while something lost is started again, else null. */
+  recovering = null;
+
   #link;
 
   constructor(link, info) {
+    super();
     this.#link = link;
     /**
-     * model, adapter, backend, software, precision, kernels, selfTest, parameters, gpuBytes, context, and
+     * model, adapter, backend, software, precision, kernels, selfTest, notice (a sentence where the
+     * precision is not the one asked for, or null), parameters, gpuBytes, context, and
      * started: how Python came up, "anew" or from a "snapshot"
      */
     this.info = Object.freeze(info);
+    link.onRecovering = (sentence, info) => {
+      this.recovering = sentence;
+      if (info) this.info = Object.freeze(info);
+      this.dispatchEvent(new Event("change"));
+    };
   }
 
   /**
@@ -190,7 +187,7 @@ class Model {
     const names = ["asPrompt", "parseSpecial", "signal"];
     const { asPrompt, parseSpecial, signal } = known(options, names, "tokenize");
     const named = { as_prompt: Boolean(asPrompt), parse_special: Boolean(parseSpecial) };
-    return abortable(this.#link.request({ type: "tokenize", text, options: named }), signal);
+    return abortable(this.#link.request(() => ({ type: "tokenize", text, options: named })), signal);
   }
 
   /**
@@ -202,7 +199,7 @@ class Model {
    */
   detokenize(ids, options = {}) {
     const { signal } = known(options, ["signal"], "detokenize");
-    return abortable(this.#link.request({ type: "detokenize", ids }), signal);
+    return abortable(this.#link.request(() => ({ type: "detokenize", ids })), signal);
   }
 
   /**
@@ -214,7 +211,7 @@ class Model {
    */
   async tokenBytes(ids, options = {}) {
     const { signal } = known(options, ["signal"], "tokenBytes");
-    const bytes = await abortable(this.#link.request({ type: "bytes", ids }), signal);
+    const bytes = await abortable(this.#link.request(() => ({ type: "bytes", ids })), signal);
     return bytes.map((of) => Uint8Array.from(of));
   }
 
@@ -241,7 +238,12 @@ class Model {
    */
   async parameters(options = {}) {
     const { signal } = known(options, ["signal"], "parameters");
-    return abortable(this.#link.request({ type: "parameters" }), signal);
+    return abortable(this.#link.request(() => ({ type: "parameters" })), signal);
+  }
+
+  /** Why it is of no use any more: the error that what is asked of it fails with; else null. */
+  get closed() {
+    return this.#link.closed;
   }
 
   /** Ends the worker and frees the GPU. What was still going on fails with a ClosedError. */
@@ -265,6 +267,9 @@ class Generation {
   #id;
   #signal;
   #running; // rows whose last piece is still to come
+  #logprobs; // whether they were asked for
+  #sent; // of each row: {ids, characters, finished} of the pieces that have arrived
+  #before = { tokens: 0, firstToken: null, seconds: 0 }; // timing in workers that died
   #pieces = []; // arrived, not yet asked for
   #waiting = []; // asked for, not yet arrived: [resolve, reject]
   #over = false; // nothing more will arrive
@@ -273,16 +278,33 @@ class Generation {
   constructor(link, prompt, options, signal, rows) {
     this.#link = link;
     this.#running = rows;
+    this.#sent = Array.from({ length: rows }, () => ({ ids: [], characters: 0, finished: false }));
     this.#signal = signal;
-    this.#id = link.send({ type: "generate", prompt, options }, (message) => this.#receive(message));
+    this.#logprobs = Boolean(options.logprobs);
+    this.#id = link.send(() => this.#message(prompt, options), (message) => this.#receive(message));
     if (signal?.aborted) this.cancel();
     else signal?.addEventListener("abort", this.cancel);
   }
 
   /** Asks the model to stop. The last piece of each row is still to come, with finishReason "cancelled". */
   cancel = () => {
-    if (!this.#over) this.#link.tell({ type: "cancel", id: this.#id });
+    if (this.#over) return;
+    this.#link.cancel(this.#id);
+    if (!this.#link.recovering) return;
+    // The worker's last pieces would be long in coming.
+    const lists = this.#logprobs ? { logprobs: [], top: [] } : { logprobs: null, top: null };
+    for (const [row, { finished }] of this.#sent.entries()) {
+      if (!finished) this.#pieces.push({ text: "", ids: [], ...lists, row, finishReason: "cancelled" });
+    }
+    this.#end();
   };
+
+  /** What a worker is asked: the first one for all, another for what has not come. */
+  #message(prompt, options) {
+    if (this.seed === null) return { type: "generate", prompt, options };
+    this.#before = this.timing;
+    return { type: "generate", prompt, options: { ...options, seed: this.seed }, resume: this.#sent };
+  }
 
   next() {
     if (this.#pieces.length > 0) {
@@ -315,7 +337,19 @@ class Generation {
     if (message.type === "started") {
       this.seed = message.seed;
     } else if (message.type === "pieces") {
-      this.timing = message.timing;
+      const { tokens, firstToken, seconds } = message.timing;
+      const before = this.#before;
+      this.timing = {
+        tokens: before.tokens + tokens,
+        firstToken: before.firstToken ?? firstToken,
+        seconds: before.seconds + seconds,
+      };
+      for (const { text, ids, row, finishReason } of message.pieces) {
+        const sent = this.#sent[row];
+        sent.ids.push(...ids);
+        sent.characters += [...text].length; // as Python counts them
+        sent.finished = finishReason !== null;
+      }
       this.#pieces.push(...message.pieces);
       this.#running -= message.pieces.filter(({ finishReason }) => finishReason).length;
       if (this.#running === 0) this.#end();
@@ -342,24 +376,6 @@ class Generation {
 }
 
 /**
- * A worker that runs a file of this folder.
- *
- * One whose script is a blob inherits this page's Content-Security-Policy; one fetched from a host that
- * sends no headers would run under none. The blob only imports the file, by an address that tells sw.js
- * which version it is to be. It posts "broken" where that fails.
- */
-function startWorker(file) {
-  const address = new URL(`${file}?version=${VERSION}`, here).href;
-  const script = `self.version = "${VERSION}";
-    import(${JSON.stringify(address)})
-      .catch((error) => postMessage({ type: "broken", message: String(error) }));`;
-  const blob = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
-  const worker = new Worker(blob, { type: "module", name: "gpt2web" });
-  worker.addEventListener("message", () => URL.revokeObjectURL(blob), { once: true });
-  return worker;
-}
-
-/**
  * Has a second interpreter make the snapshot that the next visit starts from, once this one is idle. Only
  * where a service worker keeps this folder (sw.js): nothing is to be fetched for it.
  */
@@ -375,103 +391,6 @@ async function makeSnapshotLater(link) {
     else worker.terminate(); // it has made it, or can't: the next visit starts anew, then
   };
   worker.onerror = () => worker.terminate();
-}
-
-/** The worker and the messages under way to and from it. */
-class Link {
-  #worker;
-  #handlers = new Map(); // id -> what its answers are given to
-  #early = []; // messages sent before the worker's module had loaded
-  #last = 0;
-  #closed = null; // the error that says why
-  #onRequests;
-
-  constructor(onRequests) {
-    this.#onRequests = onRequests;
-    this.#worker = startWorker("worker.js");
-    this.#worker.onmessage = ({ data }) => this.#receive(data);
-    this.#worker.onerror = (event) => {
-      event.preventDefault();
-      this.#receive({ type: "broken", message: event.message ?? "it could not be started" });
-    };
-  }
-
-  /** Tells who loaded the model what was asked for. */
-  listRequests(requests) {
-    this.#onRequests?.(requests);
-  }
-
-  /** Sends a message under a new id and gives every answer to `handler`. */
-  send(message, handler) {
-    const id = ++this.#last;
-    this.#handlers.set(id, handler);
-    if (this.#closed) queueMicrotask(() => handler({ type: "error", id, error: this.#closed }));
-    else this.tell({ ...message, id });
-    return id;
-  }
-
-  /** Sends a message that has no answer of its own. */
-  tell(message) {
-    if (this.#early) this.#early.push(message);
-    else if (!this.#closed) this.#worker.postMessage(message);
-  }
-
-  /** A message with one result; other answers before it go to `onProgress`. */
-  request(message, onProgress) {
-    return new Promise((resolve, reject) => {
-      const id = this.send(message, ({ type, id: _, value, error, ...progress }) => {
-        if (type === "progress") return onProgress?.(progress);
-        this.forget(id);
-        if (type === "error") reject(received(error));
-        else resolve(value);
-      });
-    });
-  }
-
-  forget(id) {
-    this.#handlers.delete(id);
-  }
-
-  /** Whether an answer is still to come. */
-  get busy() {
-    return this.#handlers.size > 0;
-  }
-
-  get closed() {
-    return this.#closed !== null;
-  }
-
-  close(error) {
-    if (this.#closed) return;
-    this.#closed = error;
-    this.#early = null;
-    this.#worker.terminate();
-    for (const [id, handler] of [...this.#handlers]) handler({ type: "error", id, error });
-  }
-
-  #receive(message) {
-    if (message.type === "ready") {
-      const early = this.#early;
-      this.#early = null;
-      for (const waiting of early) this.#worker.postMessage(waiting);
-    } else if (message.type === "requests") {
-      this.listRequests(message.requests);
-    } else if (message.type === "broken") {
-      const way = "Reload the page; if that does not help, this copy of gpt2web is damaged.";
-      this.close(failure("LoadError", `The worker failed: ${message.message}. ${way}`, "runtime-damaged"));
-    } else {
-      this.#handlers.get(message.id)?.(message);
-    }
-  }
-}
-
-/** What the worker tells of an error, as an Error; `detail` has the traceback there, for developers. */
-function received(error) {
-  if (!error || error instanceof Error || error instanceof DOMException || !error.name) return error;
-  const { name, code, message, detail } = error;
-  const made = name === "TypeError" ? invalid(message) : failure(name, message, code);
-  if (detail) made.detail = detail;
-  return made;
 }
 
 /** How many rows a prompt is. */

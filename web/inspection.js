@@ -29,7 +29,7 @@ export function inspect(link, tokenIds, options) {
   const message = { type: "inspect", inspection, tokenIds: [...tokenIds], options: given(rest) };
   const close = () => link.tell({ type: "closeInspection", inspection });
   signal?.addEventListener("abort", close);
-  const made = link.request(message).then((value) => value && new Inspection(link, inspection, value));
+  const made = link.request(() => message).then((value) => value && new Inspection(link, inspection, value));
   const over = () => {
     signal?.removeEventListener("abort", close);
     if (signal?.aborted) close(); // also where the worker was not there to be told
@@ -79,7 +79,7 @@ class Inspection {
     if (this.#closed) throw failure("ClosedError", "This inspection was closed. Make another.", "closed");
     const named = Object.fromEntries(Object.entries(given(rest)).map(([key, value]) => [SETTINGS[key], value]));
     const message = { type: "nextTokens", inspection: this.#number, options: named };
-    return abortable(this.#link.request(message), signal);
+    return abortable(this.#link.request(() => message), signal);
   }
 
   /** Frees what the worker holds of it on the GPU. What has come here stays. */

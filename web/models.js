@@ -67,6 +67,11 @@ export function offerModel(name) {
 
 // ---- Loading ----
 
+/** Loads the model anew that is loaded, whatever is chosen in the picker. */
+export function loadAgain() {
+  return start(current);
+}
+
 async function start(choice) {
   tell.starting();
   loading?.abort();

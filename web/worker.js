@@ -1,5 +1,5 @@
-// worker.js: starts Python and passes messages between gpt2web.js and gpt2web/page.py.
-// The messages themselves are listed at the top of gpt2web.js.
+// worker.js: starts Python and passes messages between link.js and gpt2web/page.py.
+// The messages themselves are listed at the top of link.js.
 
 import * as downloads from "./downloads.js";
 import { failure } from "./errors.js";
@@ -33,14 +33,24 @@ onmessage = async ({ data }) => {
     postMessage({ type: "error", id: data.id, error: described(error) });
     return;
   }
-  const message = runtime.pyodide.toPy(data);
-  await runtime.page.handle(message); // never raises: errors are posted
-  message.destroy();
+  try {
+    const message = runtime.pyodide.toPy(data);
+    await runtime.page.handle(message); // errors are posted
+    message.destroy();
+  } catch (error) {
+    die(error); // Python itself has failed, or has no memory left
+  }
 };
+
 postMessage({ type: "ready" });
+
+function die(error) {
+  postMessage({ type: "died", message: String(error?.message ?? error).trim().split("\n").at(-1) });
+}
 
 async function start() {
   const [{ pyodide, started }] = await Promise.all([startRuntime(), adapter]);
+  pyodide._api.on_fatal = die;
   pyodide.registerJsModule("gpt2web_downloads", downloads); // for gpt2web/browser_folder.py
   const memory = { recall, remember, head_start: () => headStart.take() };
   const page = pyodide.pyimport("gpt2web.page").Page(here.href, post, started, memory);

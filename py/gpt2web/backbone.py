@@ -91,6 +91,8 @@ class GPT2Backbone:
         self.device = device
         self.owns_device = device is None  # destroy() frees it then
         self.weights: Weights | None = None
+        # puts the weights onto another device (origin.py); None where they came from no folder
+        self.restart: Callable[[GPT2Backbone], Awaitable[None]] | None = None
         self.closed = False
         self._turn = Turn()  # generation has one of its own, the model's
 
@@ -126,9 +128,20 @@ class GPT2Backbone:
     @asynccontextmanager
     async def computing(self) -> AsyncIterator[Weights]:
         """A turn for calls, one after another, with the weights: N(0, 0.02), seed 0, unless others
-        were loaded. Raises DeviceError once the backbone was destroyed."""
+        were loaded. A device that is known to be lost is replaced first. Raises DeviceError once
+        the backbone was destroyed, and for a loss of weights that came from no folder; DeviceLost
+        for a loss on the way."""
         await self._turn.take()
         try:
+            lost = self.device.lost if self.device is not None else None
+            if self.restart is not None and not self.closed:
+                if lost is not None or self.weights is None:
+                    await self.restart(self)
+            elif lost is not None:
+                raise DeviceError(
+                    f"the GPU was lost, with the weights on it ({lost}): load the model again",
+                    code="device-lost",
+                )
             if self.weights is None:
                 await self._replace(lambda weights: weights.randomize())
             assert self.weights is not None
@@ -240,7 +253,8 @@ class GPT2Backbone:
         """Stream the weights of a checkpoint onto the GPU; nothing half-loaded stays behind."""
         await self._turn.take()
         try:
-            await self._replace(lambda weights: weights.load(checkpoint, progress))
+            await self.fill(checkpoint, progress)
+            self.restart = None  # it had others
         finally:
             self._turn.give()
 
@@ -249,6 +263,7 @@ class GPT2Backbone:
         weights = await self._allocate()
         try:
             await fill(weights)
+            self._check_open()
         except BaseException:
             weights.destroy()
             raise
@@ -256,22 +271,42 @@ class GPT2Backbone:
             self.weights.destroy()
         self.weights = weights
 
-    async def _allocate(self) -> Weights:
+    def _check_open(self) -> None:
         if self.closed:
             raise DeviceError("this model was closed: load it again", code="closed")
+
+    async def _allocate(self) -> Weights:
+        self._check_open()
         if self.device is None:
             self.device = await Device.request()
-        return Weights(self.device, self.config, self.precision)
+        return await Weights.with_room(self.device, self.config, self.precision)
 
-    def destroy(self) -> None:
-        """Free the weights, and the device unless it was given. The backbone is of no use then."""
-        self.closed = True
+    async def fill(self, checkpoint: Source, progress: Progress | None = None) -> None:
+        """`load`, for whoever has the turn."""
+        await self._replace(lambda weights: weights.load(checkpoint, progress))
+
+    def take_device(self, device: Device) -> None:
+        """A device of its own in place of the one it had, with no weights on it yet; for whoever
+        has the turn. Raises DeviceError once the backbone was destroyed, and frees it then."""
+        self.drop_device()
+        self.device, self.owns_device = device, True
+        if self.closed:
+            self.drop_device()
+        self._check_open()
+
+    def drop_device(self) -> None:
+        """Free the weights, and the device unless it was given."""
         if self.weights is not None:
             self.weights.destroy()
             self.weights = None
         if self.device is not None and self.owns_device:
             self.device.destroy()
         self.device = None
+
+    def destroy(self) -> None:
+        """Free the weights, and the device unless it was given. The backbone is of no use then."""
+        self.closed = True
+        self.drop_device()
 
 
 def _brief(value: Any) -> str:

@@ -58,11 +58,17 @@ class DownloadFolder(ManifestFolder):
         self._url = folder.url
         self._download: Any = None  # JavaScript's
         self._tell: Any = None  # the proxy that it calls
+        self._downloads: Any = None
+        self._progress: DownloadProgress | None = None
+        self._paused = False
+        self._opened = False  # the weights, whose stream ends its download when it is closed
 
     async def start(
         self, downloads: Any, progress: DownloadProgress | None, paused: bool = False
     ) -> None:
         """Looks what is stored. The weights start to come when they are opened."""
+        self._downloads, self._progress, self._paused = downloads, progress, paused
+        self._opened = False
 
         def tell(told: Any) -> None:
             if progress is not None:
@@ -86,12 +92,18 @@ class DownloadFolder(ManifestFolder):
     async def open(self, file: str) -> Stream:
         if file != SINGLE_FILE:
             return await super().open(file)
+        if self._opened:  # again, for a lost device: from what is stored, the rest is fetched
+            self.close()
+            await self.start(self._downloads, self._progress, self._paused)
+        self._opened = True
         return DownloadStream(self._download.stream())
 
     def pause(self) -> None:
+        self._paused = True
         self._download.pause()
 
     def resume(self) -> None:
+        self._paused = False
         self._download.resume()
 
     def close(self) -> None:

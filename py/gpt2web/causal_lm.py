@@ -10,24 +10,26 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from gpt2web import samplers, selftest
+from gpt2web import samplers
 from gpt2web.arguments import PromptTooLong, to_lists, to_rows, whole_number, whole_numbers
 from gpt2web.backbone import GPT2Backbone
-from gpt2web.checkpoint import Folder, open_checkpoint
+from gpt2web.checkpoint import Folder
 from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of, uncached_states
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session, collect
 from gpt2web.gpu import (
     MAX_ROWS,
-    DeviceError,
+    Device,
+    DeviceLost,
+    OutOfMemory,
     Tensor,
     block_on,
     blocking,
 )
-from gpt2web.head_start import Memory, open_device, write_pipelines
+from gpt2web.head_start import Memory
 from gpt2web.inspection import MAX_TOP, Inspection, inspect
-from gpt2web.limits import Parameter, check_cache
-from gpt2web.precision import choose_precision, is_packed
+from gpt2web.limits import Parameter
+from gpt2web.origin import Origin
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
 from gpt2web.preset import (
     hold_to_manifest,
@@ -44,7 +46,7 @@ from gpt2web.searchers import BeamSampler, ContrastiveSampler
 from gpt2web.stream import TextStream
 from gpt2web.tokenizer import GPT2Tokenizer
 from gpt2web.turn import Turn
-from gpt2web.weights import LOADING_KERNELS, Progress, Weights
+from gpt2web.weights import Progress, Weights
 
 MAX_ALTERNATIVES = 100  # log-probabilities of other ids with each id
 
@@ -77,7 +79,7 @@ class GPT2CausalLM:
         self.name = name
         self.trainable = trainable  # kept in the config: this is inference
         self.add_start_token = False  # before a streamed prompt; from generation_config.json
-        self.self_test = "not run"
+        self.origin: Origin | None = None  # where the weights came from, if from a folder
         self.turn = Turn()
         self.sampler = samplers.get("top_k")
         self._decoder: Decoder | None = None
@@ -96,6 +98,7 @@ class GPT2CausalLM:
         base_url: str | None = None,
         progress: Progress | None = None,
         memory: Memory | None = None,
+        recovering: Callable[[str | None], object] | None = None,
     ) -> GPT2CausalLM:
         """Load a model folder in Hugging Face's layout onto the GPU.
 
@@ -111,7 +114,10 @@ class GPT2CausalLM:
             progress: called with (bytes done, bytes in all).
             memory: in the page, what earlier visits found out: a self-test that has passed is not
                 run again, and pipelines are compiled before Python is up.
+            recovering: called with a sentence when the weights begin to be put on another device
+                because theirs was lost, now or later, and with None when that is over.
 
+        A GPU without room for the precision gets the next smaller one, and `info` has a notice.
         Raises CheckpointError for what lies in the folder, also weights that are not finite;
         DeviceError for the GPU; ValueError for a precision that the folder cannot be had in.
         """
@@ -124,39 +130,12 @@ class GPT2CausalLM:
             await read_tokenizer(folder, config), sequence_length=config.max_sequence_length
         )
         add_start_token = await reads_start_token(folder)
-        checkpoint = await open_checkpoint(folder, config)
-        device = None
-        try:
-            asked = choose_precision(folder.name, checkpoint.precision, precision)
-            device, pipelines = await open_device(adapter, memory)
-            check_cache(device, config, 1, config.max_sequence_length)
-            precision, self_test = await selftest.run(device, asked, memory)
-            device.used.clear()
-            if precision != asked and is_packed(checkpoint.precision):
-                raise DeviceError(
-                    f"{folder.name} is stored in {asked}, which {device.info['adapter']} computes "
-                    f"wrongly (self-test: {self_test}). Take the model in f32 or f16, update the "
-                    "graphics driver, or choose another adapter or browser",
-                    code="device-wrong",
-                )
-            backbone = GPT2Backbone.from_config(config, precision=precision, device=device)
-            backbone.owns_device = True
-            await device.pipelines(*LOADING_KERNELS)
-            await backbone.load(checkpoint, progress)
-            lm = cls(backbone, preprocessor)
-            lm.name = folder.name
-            lm.self_test = self_test
-            lm.add_start_token = add_start_token
-            await device.pipelines()
-            await lm._warm_up()
-            if memory and pipelines and not device.used.keys() <= device.compiled:
-                await memory.remember(pipelines, write_pipelines(device))
-        except BaseException:
-            if device is not None:
-                device.destroy()
-            raise
-        finally:
-            checkpoint.close()
+        lm = cls(GPT2Backbone.from_config(config), preprocessor)
+        lm.name = folder.name
+        lm.add_start_token = add_start_token
+        lm.origin = Origin(folder, precision, adapter, memory, recovering)
+        await lm.origin.start(lm.backbone, progress, lm._warm_up)
+        lm.backbone.restart = lm.origin.start
         return lm
 
     @classmethod
@@ -167,7 +146,9 @@ class GPT2CausalLM:
     async def _warm_up(self) -> None:
         """Run every pipeline of a single row once: drivers compile them at their first use, but for
         those that were compiled on their own."""
-        session = await self.session(1, self.backbone.config.max_sequence_length, 0)
+        assert self.backbone.weights is not None
+        length = self.backbone.config.max_sequence_length
+        session = await self._session(self.backbone.weights, 1, length, 0)
         device = session.decoder.device
         if device.used.keys() <= device.compiled:
             return
@@ -175,8 +156,8 @@ class GPT2CausalLM:
         await run.prefill()
         await run.read()
         # what only a long cache needs, one call of each: the row is done, nothing is computed
-        session.decoder.device.submit(list({c.kernel: c for c in session.long_step}.values()))
-        await session.decoder.device.settled()
+        device.submit(list({c.kernel: c for c in session.long_step}.values()))
+        await device.settled()
         session.decoder.cached[0] = []
 
     def get_config(self) -> dict[str, Any]:
@@ -217,14 +198,16 @@ class GPT2CausalLM:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What is running: adapter, precision, kernels, self-test, sizes."""
-        device, config = self.backbone.device, self.backbone.config
+        """What is running: adapter, precision, kernels, self-test, sizes; notice: a sentence where
+        the precision is not the one asked for, else None."""
+        device, config, origin = self.backbone.device, self.backbone.config, self.origin
         return {
             "model": self.name,
             **(device.info if device else {"adapter": "", "backend": "", "software": False}),
             "precision": self.backbone.precision,
             "kernels": device.kernels if device else [],
-            "self_test": self.self_test,
+            "self_test": origin.self_test if origin else "not run",
+            "notice": origin.notice if origin else None,
             "parameters": config.num_parameters,
             "gpu_bytes": device.live_bytes if device else 0,
             "context": config.max_sequence_length,
@@ -525,6 +508,8 @@ class GPT2CausalLM:
             _check_logits(weights, ids)
             if not isinstance(cache, KVCache):
                 cache = KVCache.from_array(weights.device, weights.config, cache)
+            elif cache.device.lost is not None:
+                raise DeviceLost("the cache lay on a GPU device that was lost: build it again")
             elif cache.device is not weights.device or cache.config != weights.config:
                 raise ValueError("cache: another model's; wanted one of this model, or an array")
             length = min(cache.length, weights.config.max_sequence_length)
@@ -674,15 +659,25 @@ class GPT2CausalLM:
 
     async def session(self, rows: int, length: int, alternatives: int) -> Session:
         """The buffers and recorded calls for a batch; those of the last shape are kept."""
-        decoder = await self.decoder(rows, length)
-        if alternatives not in self._sessions:
-            self._sessions[alternatives] = Session(decoder, alternatives)
-        return self._sessions[alternatives]
+        _, weights = await self.backbone.ready()
+        return await self._session(weights, rows, length, alternatives)
 
     async def decoder(self, rows: int, length: int) -> Decoder:
         """The cache and the recorded calls of a batch; those of the last shape are kept."""
-        device, weights = await self.backbone.ready()
-        config, decoder = self.backbone.config, self._decoder
+        _, weights = await self.backbone.ready()
+        return await self._decoder_of(weights, rows, length)
+
+    async def _session(
+        self, weights: Weights, rows: int, length: int, alternatives: int
+    ) -> Session:
+        decoder = await self._decoder_of(weights, rows, length)
+        if alternatives not in self._sessions:
+            self._sessions[alternatives] = Session(decoder, alternatives)
+            await self._allocated(weights.device)
+        return self._sessions[alternatives]
+
+    async def _decoder_of(self, weights: Weights, rows: int, length: int) -> Decoder:
+        config, decoder = weights.config, self._decoder
         tokens = config.vocabulary_size
         if self.preprocessor is not None:
             tokens = self.preprocessor.tokenizer.id_count()
@@ -692,9 +687,18 @@ class GPT2CausalLM:
             or (decoder.rows, decoder.length, decoder.tokens) != (rows, length, tokens)
         ):
             self._drop_decoder()
-            decoder = Decoder(device, config, weights, rows, length, tokens)
+            decoder = Decoder(weights.device, config, weights, rows, length, tokens)
             self._decoder = decoder
+            await self._allocated(weights.device)
         return decoder
+
+    async def _allocated(self, device: Device) -> None:
+        """Raises OutOfMemory where what was just made had no room, and frees it."""
+        try:
+            await device.allocated()
+        except OutOfMemory:
+            self._drop_decoder()
+            raise
 
     def _drop_decoder(self) -> None:
         for session in self._sessions.values():

@@ -1,7 +1,9 @@
 """The generation loop: prompts in, ids out, with every step on the GPU.
 
 A Session holds what a batch shape needs and is made once. A Run takes prompts through it: prefill,
-then submits of K steps each, read back while the next are running.
+then submits of K steps each, read back while the next are running. When the device is lost on the
+way, a new Run takes the prompts and the ids so far through a new Session, and goes on: the random
+numbers depend on an id's index alone.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from typing import NamedTuple, Protocol
 from gpt2web import kernels
 from gpt2web.chunks import Span
 from gpt2web.decoder import Decoder
-from gpt2web.gpu import MAX_ROWS, DeviceError, Dispatch, Readback
+from gpt2web.gpu import MAX_ROWS, DeviceError, DeviceLost, Dispatch, Readback
 from gpt2web.sampler import Sampler, checked_ids
 from gpt2web.sampling import Sampling, bit_words
 from gpt2web.turn import Turn
 
+MAX_LOSSES = 3  # of the device in a row
 RING_STEPS = 64  # steps whose ids the GPU keeps, and the most in one submit
 SUBMIT_SECONDS = 0.1  # what a submit may take, so that cancelling is prompt
 
@@ -119,17 +122,33 @@ class Submit(NamedTuple):
 
 
 class Run:
-    """Prompts going through a session: `prefill` until done, then `read` while any row runs."""
+    """Prompts going through a session: `prefill` until done, then `read` while any row runs.
+
+    ids: of each row, those that an earlier run generated; what this one does is added to them.
+    ended: rows that are not to go on, whatever their ids.
+    """
 
     def __init__(
-        self, session: Session, requests: Sequence[Request], steps_per_submit: int | None = None
+        self,
+        session: Session,
+        requests: Sequence[Request],
+        steps_per_submit: int | None = None,
+        ids: list[list[int]] | None = None,
+        ended: Sequence[int] = (),
     ) -> None:
         self.session = session
         self.requests = requests
         self.steps_per_submit = steps_per_submit
-        self.ids: list[list[int]] = [[] for _ in requests]
-        self.running = {row for row, request in enumerate(requests) if request.limit > 0}
-        self.submitted = 0  # steps
+        self.ids: list[list[int]] = [[] for _ in requests] if ids is None else ids
+        self.running = {
+            row
+            for row, (request, found) in enumerate(zip(requests, self.ids, strict=True))
+            if len(found) < request.limit and request.stop_ids.isdisjoint(found)
+        }.difference(ended)
+        # those that this run takes through the model: all but those that ended in an earlier one
+        self.rows = [row for row, found in enumerate(self.ids) if row in self.running or not found]
+        # steps, those of earlier runs with them: a row that still runs has had them all
+        self.submitted = max((len(self.ids[row]) for row in self.running), default=0)
         self.steps = steps_per_submit or 1  # of the next submit
         self.most = max(request.limit for request in requests)  # steps
         self.last_done = 0.0  # when the last submit was seen to be done
@@ -144,29 +163,35 @@ class Run:
         self.session.check()
         if self._spans is None:
             self._spans = []
-            for row, request in enumerate(self.requests):
-                kept = common_length(decoder.cached[row], request.prompt[:-1])
-                self._spans.append((row, kept, request.prompt[kept:-1]))
-                decoder.cached[row] = request.prompt[:kept]
+            for row in self.rows:
+                text = self._text(row)
+                kept = common_length(decoder.cached[row], text[:-1])
+                self._spans.append((row, kept, text[kept:-1]))
+                decoder.cached[row] = text[:kept]
         self._spans = decoder.prefill(self._spans)
         left = {row: position for row, position, _ in self._spans}
-        for row, request in enumerate(self.requests):
-            decoder.cached[row] = request.prompt[: left.get(row, len(request.prompt) - 1)]
+        for row in self.rows:
+            text = self._text(row)
+            decoder.cached[row] = text[: left.get(row, len(text) - 1)]
         if self._spans:
             await decoder.device.settled()
             return False
         self._write_rows()
         return True
 
+    def _text(self, row: int) -> list[int]:
+        """The ids of a row: its prompt, and what has been generated."""
+        return self.requests[row].prompt + self.ids[row]
+
     def _write_rows(self) -> None:
         session, decoder = self.session, self.session.decoder
         vocabulary = decoder.config.vocabulary_size
         states, samplings, flags = b"", b"", b""
-        for request in self.requests:
-            position, done = len(request.prompt) - 1, int(request.limit == 0)
-            states += struct.pack("<4I", position, request.prompt[-1], 0, done)
+        for row, request in enumerate(self.requests):
+            text, step, done = self._text(row), len(self.ids[row]), int(row not in self.running)
+            states += struct.pack("<4I", len(text) - 1, text[-1], step, done)
             samplings += request.sampling.pack(request.seed, request.call, request.limit)
-            for ids in (request.prompt, request.stop_ids):
+            for ids in (text, request.stop_ids):
                 words = bit_words(ids, vocabulary)
                 flags += struct.pack(f"<{len(words)}I", *words)
         decoder.device.write(decoder.state, states)
@@ -182,13 +207,14 @@ class Run:
         last_position = longest - 1 + self.submitted + steps - 1
         long = last_position >= kernels.SPLIT
         stride = 4 * session.decoder.rows * session.entry_words
-        readback = session.free.pop()
+        readback = session.free[-1]
         session.decoder.device.submit(
             session.long_step if long else session.short_step,
             times=steps,
             copies=[(session.ring, slot * stride, readback, 0, steps * stride)],
         )
         readback.map(steps * stride)
+        session.free.pop()  # not when the device is lost: it is freed with the others then
         session.in_flight.append(Submit(readback, steps, time.perf_counter()))
         self.submitted += steps
 
@@ -225,9 +251,9 @@ class Run:
                 request = self.requests[row]
                 if id_ in request.stop_ids or len(self.ids[row]) == request.limit:
                     self.running.discard(row)
-        for row, ids in enumerate(self.ids):
+        for row in self.rows:
             # the last id has been chosen, but not been through the model
-            session.decoder.cached[row] = (self.requests[row].prompt + ids)[:-1]
+            session.decoder.cached[row] = self._text(row)[:-1]
         return chosen
 
     async def choose(self, sampler: Sampler) -> None:
@@ -277,12 +303,33 @@ def common_length(a: list[int], b: list[int]) -> int:
     return min(len(a), len(b))
 
 
+class Losses:
+    """Counts devices that were lost in a row, with no id generated in between."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._generated = 0
+
+    def add(self, error: DeviceLost, generated: int = 0) -> None:
+        """One more, after so many ids in all. Raises DeviceError for the last that is borne."""
+        self.count = self.count + 1 if generated == self._generated else 1
+        self._generated = generated
+        if self.count >= MAX_LOSSES:
+            raise DeviceError(
+                f"{error}. It was started again and lost {self.count} times in a row, so it is "
+                "lost for good: restart the browser or program, update the graphics driver, or "
+                "take a smaller model or precision",
+                code="device-lost",
+            ) from error
+
+
 class Host(Protocol):
     """What a TextStream needs of a model."""
 
     turn: Turn
 
-    async def session(self, rows: int, length: int, alternatives: int) -> Session: ...
+    async def session(self, rows: int, length: int, alternatives: int) -> Session:
+        """Raises DeviceLost, also when a device was lost while it was put in another's place."""
 
 
 async def collect(
@@ -295,17 +342,24 @@ async def collect(
     """
     if not requests or all(request.limit == 0 for request in requests):
         return [[] for _ in requests]
+    ids: list[list[int]] = [[] for _ in requests]
+    losses = Losses()
     await host.turn.take()
     try:
-        session = await host.session(len(requests), length, 0)
-        run = Run(session, requests, 1 if sampler and sampler.chooses_itself else None)
-        while not await run.prefill():
-            pass
-        while run.running:
-            if sampler is not None and sampler.chooses_itself:
-                await run.choose(sampler)
-            else:
-                await run.read()
-        return run.ids
+        while True:
+            try:
+                session = await host.session(len(requests), length, 0)
+                chooses = sampler is not None and sampler.chooses_itself
+                run = Run(session, requests, 1 if chooses else None, ids)
+                while not await run.prefill():
+                    pass
+                while run.running:
+                    if sampler is not None and chooses:
+                        await run.choose(sampler)
+                    else:
+                        await run.read()
+                return ids
+            except DeviceLost as error:
+                losses.add(error, sum(map(len, ids)))
     finally:
         host.turn.give()

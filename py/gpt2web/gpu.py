@@ -60,18 +60,40 @@ class DeviceError(Exception):
         self.code = code or self.code
 
 
+class DeviceLost(DeviceError):
+    """The device is gone, with all that was on it; another one may be had."""
+
+    code = "device-lost"
+
+
+class OutOfMemory(DeviceError):
+    """No room on the GPU for a buffer. In bytes: `needed`, what was to lie there together, and
+    `had`, what did."""
+
+    code = "device-memory"
+
+    def __init__(self, message: str, needed: int, had: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.had = had
+
+
 async def finished(promise: Awaitable[T]) -> T:
     """The result of a wgpu promise: awaited, or, under block_on, waited for.
 
     Raises DeviceError for what the GPU reports; in the page, errors of earlier calls come here too.
     """
     try:
-        if _blocking.get():
-            result: T = promise.sync_wait()  # type: ignore[attr-defined]
-            return result
-        return await promise
+        return await _waited(promise)
     except wgpu.GPUError as error:
         raise DeviceError(f"the GPU reports: {error}") from error
+
+
+async def _waited(promise: Awaitable[T]) -> T:
+    if _blocking.get():
+        result: T = promise.sync_wait()  # type: ignore[attr-defined]
+        return result
+    return await promise
 
 
 def is_blocking() -> bool:
@@ -145,9 +167,10 @@ class Tensor:
 
     @property
     def buffer(self) -> Any:
-        """The GPUBuffer. Raises DeviceError once it is destroyed."""
+        """The GPUBuffer. Raises DeviceError once it is destroyed, DeviceLost with its device."""
         if self._buffer is None:
-            raise DeviceError(f"{self} was destroyed: its GPU memory is free", code="closed")
+            freed = DeviceError(f"{self} was destroyed: its GPU memory is free", code="closed")
+            raise self.device.failure(freed)
         return self._buffer
 
     @property
@@ -205,6 +228,10 @@ class Device:
         self.queue = device.queue
         self.limits: dict[str, int] = {name: device.limits[name] for name in DEFAULT_LIMITS}
         self.live: dict[int, int] = {}  # id of a live tensor -> bytes
+        self.destroyed = False
+        self._lost: str | None = None
+        # in the page: bytes of buffers just made, and what will say whether there was room
+        self._unsure: list[tuple[int, Any]] = []
         self._fences: list[tuple[Tensor, Readback]] = []  # of settled(): those free
         self._modules: dict[str, Any] = {}
         self._pipelines: dict[PipelineKey, Any] = {}
@@ -267,6 +294,39 @@ class Device:
         }
 
     @property
+    def lost(self) -> str | None:
+        """Why the device was lost; None while it works, and when it was destroyed on purpose.
+
+        The page is told by the browser. Natively nobody tells: it shows when something fails.
+        """
+        if self._lost is None and sys.platform == "emscripten" and not self.destroyed:
+            told = self.device.lost_info
+            self._lost = f"{told.message} ({told.reason})" if told else None
+        return self._lost
+
+    def failure(self, error: Exception) -> Exception:
+        """What to raise for an error of the GPU: DeviceLost where the device is gone, OutOfMemory,
+        DeviceError for others of the GPU; what is none of these as it is."""
+        if self.lost is None and sys.platform != "emscripten" and not self.destroyed:
+            try:
+                self.device.create_buffer(size=16, usage=wgpu.BufferUsage.COPY_DST).destroy()
+            except wgpu.GPUOutOfMemoryError:
+                pass
+            except wgpu.GPUError as told:
+                self._lost = str(told).strip().splitlines()[-1].strip()
+        if self.lost is not None:
+            return DeviceLost(f"{describe(self.adapter)} was lost: {self.lost}")
+        if isinstance(error, DeviceError):
+            return error
+        if self.destroyed:
+            return DeviceError("the model was closed: load it again", code="closed")
+        if isinstance(error, wgpu.GPUOutOfMemoryError):
+            return self._no_room(0, str(error))
+        if isinstance(error, wgpu.GPUError):
+            return DeviceError(f"the GPU reports: {error}")
+        return error
+
+    @property
     def live_bytes(self) -> int:
         return sum(self.live.values())
 
@@ -303,28 +363,67 @@ class Device:
         )
 
     def _buffer(self, size: int, usage: int) -> Any:
+        scoped = sys.platform == "emscripten"  # where a lack of memory is told of later
+        if scoped:
+            self.device.push_error_scope("out-of-memory")
         try:
             return self.device.create_buffer(size=size, usage=usage)
-        except wgpu.GPUError as error:
+        except wgpu.GPUOutOfMemoryError as error:
             said = " ".join(str(error).split())  # several lines natively
-            raise DeviceError(
-                f"no GPU memory for {size:,} bytes: {said}", code="device-memory"
-            ) from error
+            failed = f"no GPU memory for {size:,} bytes: {said}"
+            raise OutOfMemory(failed, self.live_bytes + size, self.live_bytes) from error
+        except wgpu.GPUError as error:
+            raise self.failure(error) from error
+        finally:
+            if scoped:
+                self._unsure.append((size, self.device.pop_error_scope_async()))
+
+    async def allocated(self) -> None:
+        """Wait until it is known whether there was room for every buffer made so far.
+
+        Raises OutOfMemory, in the page; natively the one who made it had the error at once.
+        """
+        if not self._unsure:
+            return
+        unsure, self._unsure = self._unsure, []
+        try:
+            missing = sum([size for size, told in unsure if await told is not None])
+            if not missing:
+                return
+            # What was done with the missing buffers failed too: that has been told of by now.
+            self.device.push_error_scope("validation")
+            await self.device.pop_error_scope_async()
+            self.device.forget_errors()
+        except Exception as error:
+            raise self.failure(error) from error
+        raise self._no_room(missing, "")
+
+    def _no_room(self, missing: int, said: str) -> OutOfMemory:
+        needed, had = self.live_bytes, self.live_bytes - missing
+        numbers = f"{needed:,} bytes were needed, {had:,} could be had"
+        told = f"{numbers} ({said})" if said else numbers
+        return OutOfMemory(
+            f"the GPU has no more memory: {told}. Close other tabs and programs that use it, or "
+            "take a smaller precision, batch or model",
+            needed,
+            had,
+        )
 
     def forget(self, tensor: Tensor | Readback) -> None:
         self.live.pop(id(tensor), None)
 
     def write(self, tensor: Tensor, data: Any, offset: int = 0) -> None:
         """Write bytes (anything with the buffer protocol, or a JavaScript array) at `offset`."""
-        self.queue.write_buffer(tensor.buffer, offset, data)
+        try:
+            self.queue.write_buffer(tensor.buffer, offset, data)
+        except wgpu.GPUError as error:
+            raise self.failure(error) from error
 
     async def read(self, tensor: Tensor, size: int) -> memoryview:
         """The tensor's first `size` bytes."""
         staging = self.readback(max(size, 4))
         try:
-            encoder = self.device.create_command_encoder()
-            encoder.copy_buffer_to_buffer(tensor.buffer, 0, staging.buffer, 0, -(-size // 4) * 4)
-            self.queue.submit([encoder.finish()])
+            self.submit([], copies=[(tensor, 0, staging, 0, -(-size // 4) * 4)])
             staging.map()
             return (await staging.take(max(size, 4)))[:size]
         finally:
@@ -338,9 +437,14 @@ class Device:
         # several may wait at once
         fence = self._fences.pop() if self._fences else (self.tensor((4,)), self.readback(16))
         source, readback = fence
-        self.submit([], copies=[(source, 0, readback, 0, 16)])
-        readback.map()
-        await readback.take(16)
+        try:
+            self.submit([], copies=[(source, 0, readback, 0, 16)])
+            readback.map()
+            await readback.take(16)
+        except DeviceError:
+            source.destroy()
+            readback.destroy()
+            raise
         self._fences.append(fence)  # not when cancelled: its mapping is still under way
 
     def kernel(
@@ -373,15 +477,21 @@ class Device:
                     },
                 )
             except wgpu.GPUError as error:
+                failure = self.failure(error)
+                if isinstance(failure, DeviceLost):
+                    raise failure from error
                 raise DeviceError(f"the kernel {name} with {constants} failed: {error}") from error
             self._pipelines[key] = pipeline
         entries = [
             {"binding": i, "resource": {"buffer": tensor.buffer, "offset": 0}}
             for i, tensor in enumerate(bindings)
         ]
-        bind_group = self.device.create_bind_group(
-            label=name, layout=pipeline.get_bind_group_layout(0), entries=entries
-        )
+        try:
+            bind_group = self.device.create_bind_group(
+                label=name, layout=pipeline.get_bind_group_layout(0), entries=entries
+            )
+        except wgpu.GPUError as error:
+            raise self.failure(error) from error
         x, y, z = (*groups, 1, 1)[:3]
         most = self.limits["max-compute-workgroups-per-dimension"]
         if max(x, y, z) > most:
@@ -416,27 +526,31 @@ class Device:
         for call in dispatches:  # natively a freed buffer would end the process
             for tensor in call.tensors:
                 if tensor._buffer is None:
-                    raise DeviceError(
+                    freed = DeviceError(
                         f"the kernel {call.kernel} was recorded on memory that has been freed: the "
                         "model was closed, or its weights were replaced",
                         code="closed",
                     )
-        encoder = self.device.create_command_encoder()
-        compute_pass = encoder.begin_compute_pass()
-        set_pipeline = compute_pass.set_pipeline
-        set_bind_group = compute_pass.set_bind_group
-        dispatch_workgroups = compute_pass.dispatch_workgroups
-        for _ in range(times):
-            for pipeline, bind_group, x, y, z, _kernel, _tensors in dispatches:
-                set_pipeline(pipeline)
-                set_bind_group(0, bind_group)
-                dispatch_workgroups(x, y, z)
-        compute_pass.end()
-        for source, source_offset, target, target_offset, size in copies:
-            encoder.copy_buffer_to_buffer(
-                source.buffer, source_offset, target.buffer, target_offset, size
-            )
-        self.queue.submit([encoder.finish()])
+                    raise self.failure(freed)
+        try:
+            encoder = self.device.create_command_encoder()
+            compute_pass = encoder.begin_compute_pass()
+            set_pipeline = compute_pass.set_pipeline
+            set_bind_group = compute_pass.set_bind_group
+            dispatch_workgroups = compute_pass.dispatch_workgroups
+            for _ in range(times):
+                for pipeline, bind_group, x, y, z, _kernel, _tensors in dispatches:
+                    set_pipeline(pipeline)
+                    set_bind_group(0, bind_group)
+                    dispatch_workgroups(x, y, z)
+            compute_pass.end()
+            for source, source_offset, target, target_offset, size in copies:
+                encoder.copy_buffer_to_buffer(
+                    source.buffer, source_offset, target.buffer, target_offset, size
+                )
+            self.queue.submit([encoder.finish()])
+        except wgpu.GPUError as error:
+            raise self.failure(error) from error
 
     @property
     def kernels(self) -> list[str]:
@@ -445,7 +559,9 @@ class Device:
 
     def destroy(self) -> None:
         """Free the device and everything on it."""
+        self.destroyed = True
         self._fences.clear()
+        self._unsure.clear()
         self._pipelines.clear()
         self._coming.clear()
         self._modules.clear()
@@ -476,22 +592,31 @@ class Readback:
         try:
             # As wgpu-py's own read_buffer does: READ would submit an empty command buffer first.
             self._mapped = self.buffer.map_async("READ_NOSYNC", 0, size)
+        except Exception as error:  # of a lost device no GPUError
+            raise self.device.failure(error) from error
         finally:
             sys.set_asyncgen_hooks(*hooks)
 
     async def take(self, size: int) -> memoryview:
-        """Wait for the mapping, copy its first `size` bytes and unmap."""
+        """Wait for the mapping, copy its first `size` bytes and unmap. Raises DeviceLost, and
+        OutOfMemory where a buffer made before had no room."""
+        await self.device.allocated()
         promise = self._mapped
         if sys.platform != "emscripten" and not is_blocking():
             promise = asyncio.get_running_loop().run_in_executor(None, promise.sync_wait)
-        await finished(promise)
-        if self.buffer is None:
-            raise DeviceError(
-                "the model was closed while its results were on their way", code="closed"
-            )
-        data = memoryview(self.buffer.read_mapped(0, size))
-        self.buffer.unmap()
-        return data
+        try:
+            await _waited(promise)
+            data = memoryview(self.buffer.read_mapped(0, size))
+            self.buffer.unmap()
+            return data
+        except Exception as error:
+            if self.buffer is None:
+                closed = "the model was closed while its results were on their way"
+                raise self.device.failure(DeviceError(closed, code="closed")) from error
+            failure = self.device.failure(error)
+            if failure is error:
+                raise
+            raise failure from error
 
     def destroy(self) -> None:
         if self.buffer is not None:

@@ -40,7 +40,7 @@ async def open_device(adapter: str | None, memory: Memory | None) -> tuple[Devic
     """The device, and what its pipelines are to be remembered under; None: not at all. Raises
     DeviceError as Device.request does."""
     begun = await memory.head_start() if memory is not None else None
-    if begun is None:
+    if not begun:  # None, or JavaScript's null
         return await Device.request(adapter), None
     keys = read_pipelines(begun.text)
     device = Device.adopt(begun.adapter, begun.device, zip(keys, begun.pipelines, strict=False))

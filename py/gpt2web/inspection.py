@@ -16,8 +16,16 @@ from gpt2web import kernels
 from gpt2web.arguments import whole_number
 from gpt2web.chunks import Span
 from gpt2web.decoder import Decoder
-from gpt2web.generate import common_length
-from gpt2web.gpu import MAX_ROWS, DeviceError, Readback, Tensor, blocking, largest_tensor
+from gpt2web.generate import Losses, common_length
+from gpt2web.gpu import (
+    MAX_ROWS,
+    DeviceError,
+    DeviceLost,
+    Readback,
+    Tensor,
+    blocking,
+    largest_tensor,
+)
 from gpt2web.kernels import ceil_div
 from gpt2web.next_tokens import NextTokens, Stages
 from gpt2web.sampling import Sampling
@@ -200,18 +208,24 @@ class Host(Protocol):
 async def inspect(
     host: Host, token_ids: list[int], top: int, tokenizer: GPT2Tokenizer | None, length: int
 ) -> Inspection:
-    """An Inspection of the last of token_ids, at the model's turn, in a cache of `length` slots."""
+    """An Inspection of the last of token_ids, at the model's turn, in a cache of `length` slots;
+    made anew where the device is lost."""
+    losses = Losses()
     await host.turn.take()
     try:
-        decoder = await host.decoder(1, length)
-        inspection = Inspection(decoder, token_ids, tokenizer)
-        host.inspections.add(inspection)
-        try:
-            await inspection.look(decoder, top)
-        except BaseException:
-            inspection.close()
-            raise
-        return inspection
+        while True:
+            try:
+                decoder = await host.decoder(1, length)
+                inspection = Inspection(decoder, token_ids, tokenizer)
+                host.inspections.add(inspection)
+                try:
+                    await inspection.look(decoder, top)
+                except BaseException:
+                    inspection.close()
+                    raise
+                return inspection
+            except DeviceLost as error:
+                losses.add(error)
     finally:
         host.turn.give()
 

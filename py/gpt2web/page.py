@@ -1,6 +1,6 @@
-"""What web/worker.js calls: carries out the messages of web/gpt2web.js.
+"""What web/worker.js calls: carries out the messages of web/link.js.
 
-The messages are listed at the top of gpt2web.js. Nothing here knows of the browser: messages come
+The messages are listed at the top of link.js. Nothing here knows of the browser: messages come
 in as dicts, answers go out through `post`, so it runs natively just as well. Keys of what goes out
 are spelled as JavaScript spells them. The model and the GPU are behind `GPT2CausalLM`.
 """
@@ -18,7 +18,7 @@ from gpt2web.checkpoint import CheckpointError
 from gpt2web.gpu import DeviceError
 from gpt2web.head_start import Memory
 from gpt2web.preset import hold_to_manifest, open_folder
-from gpt2web.stream import Piece, TextStream
+from gpt2web.stream import Piece, Sent, TextStream
 from gpt2web.tokenizer import GPT2Tokenizer
 from gpt2web.views import Views
 
@@ -51,7 +51,8 @@ class Page:
         self.views = Views()
 
     async def handle(self, message: Message) -> None:
-        """Carries out one message. Never raises: an error is an answer too."""
+        """Carries out one message. An error is an answer too; only MemoryError is raised, after
+        which this Python is of no use: its memory never shrinks."""
         number = message.get("id", 0)
         try:
             match message["type"]:
@@ -61,7 +62,7 @@ class Page:
                     if self.loading is not None:
                         self.loading.pause(message["type"] == "pause")
                 case "generate":
-                    await self.generate(number, message["prompt"], message["options"])
+                    await self.generate(number, message)
                 case "cancel":
                     self.cancel(number)
                 case "tokenize":
@@ -84,6 +85,8 @@ class Page:
                     self.result(number, self.views.parameters(self.loaded()))
                 case unknown:
                     raise ValueError(f"there is no message of type {unknown!r}")
+        except MemoryError:
+            raise
         except Exception as error:
             self.post({"type": "error", "id": number, "error": describe(error)})
 
@@ -110,19 +113,38 @@ class Page:
                 precision=message.get("precision"),
                 progress=loading.model,
                 memory=self.memory,
+                recovering=self.recovering,
             )
         finally:
             self.loading = None
             loading.end()
-        info = {**self.lm.info, "started": self.started}
+        return self.info(self.lm)
+
+    def info(self, lm: GPT2CausalLM) -> Message:
+        info = {**lm.info, "started": self.started}
         return {camel_case(key): value for key, value in info.items()}
 
-    async def generate(self, number: int, prompt: str, options: Message) -> None:
+    def recovering(self, sentence: str | None) -> None:
+        """Posts that a lost device is being replaced, or with None that this is over. While a model
+        loads, that is a notice of the load."""
+        if self.loading is not None:
+            if sentence is not None:
+                self.loading.tell("check", notice=sentence)
+        elif self.lm is not None:
+            info = self.info(self.lm) if sentence is None else None
+            self.post({"type": "recovering", "message": sentence, "info": info})
+
+    async def generate(self, number: int, message: Message) -> None:
         """Posts the seed, then batches of pieces; the last piece has a finish reason.
 
-        Generations at the same time take turns in the model, in the order they came.
+        Generations at the same time take turns in the model, in the order they came. message:
+        "prompt", "options", and where a worker that died had begun it "resume", of each row what
+        has come: its "ids", the number of "characters", and whether it is "finished".
         """
-        generation = Generation(number, self.loaded().stream(prompt, **options), self.post)
+        stream = self.loaded().stream(message["prompt"], **message["options"])
+        if "resume" in message:
+            stream.resume([Sent(**row) for row in message["resume"]])
+        generation = Generation(number, stream, self.post)
         self.under_way[number] = generation
         try:
             await generation.run()
@@ -212,10 +234,10 @@ class Loading:
         if done == total:
             self.tell("prepare")  # pipelines and buffers
 
-    def tell(self, stage: str, done: int = 0, total: int = 0) -> None:
+    def tell(self, stage: str, done: int = 0, total: int = 0, notice: str | None = None) -> None:
         self.stage = (stage, done, total)
-        if not self.downloading:
-            told = {"stage": stage, "done": done, "total": total}
+        if not self.downloading or notice is not None:
+            told = {"stage": stage, "done": done, "total": total, "notice": notice}
             self.post({"type": "progress", "id": self.number, **told})
 
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from gpt2web import kernels
 from gpt2web.chunks import Chunks, Span
-from gpt2web.generate import Host, Request, Session, Submit
-from gpt2web.gpu import MAX_ROWS, Readback, Tensor
+from gpt2web.generate import Host, Losses, Request, Session, Submit
+from gpt2web.gpu import MAX_ROWS, DeviceLost, Readback, Tensor
 from gpt2web.sampling import Sampling, bit_words
 from gpt2web.searchers import BeamSampler, ContrastiveSampler, Ranked
 
@@ -111,13 +111,14 @@ class Rows:
             device.write(session.flags, flags)
 
         size = 4 * rows * words  # the ring's first step
-        readback = session.free.pop()
+        readback = session.free[-1]
         copies: list[Copy] = [(session.ring, 0, readback, 0, size)]
         if self.similarities is not None:
             copies.append((self.similarities, 0, readback, size, 4 * rows))
             size += 4 * rows
         device.submit(self.short_step if last < kernels.SPLIT else self.long_step, copies=copies)
         readback.map(size)
+        session.free.pop()
         session.in_flight.append(Submit(readback, 1, 0.0))
         data = await readback.take(size)
         session.in_flight.popleft()
@@ -163,16 +164,26 @@ async def search(
     if any(request.limit for request in requests):
         await host.turn.take()
         try:
-            width = sampler.rows_per_prompt
-            session = await host.session(width * len(requests), length, width)
-            if isinstance(sampler, BeamSampler):
-                found = await _beam_search(session, requests, sampler)
-            else:
-                found = await _contrastive_search(session, requests, sampler)
+            found = await _searched(host, requests, length, sampler)
         finally:
             host.turn.give()
     wanted = sampler.num_beams if isinstance(sampler, BeamSampler) else 1
     return [beams + [beams[-1]] * (wanted - len(beams)) for beams in found]
+
+
+async def _searched(
+    host: Host, requests: Sequence[Request], length: int, sampler: BeamSampler | ContrastiveSampler
+) -> list[list[Beam]]:
+    """Begins again where the device is lost: nothing is drawn, so it finds the same."""
+    width, losses = sampler.rows_per_prompt, Losses()
+    while True:
+        try:
+            session = await host.session(width * len(requests), length, width)
+            if isinstance(sampler, BeamSampler):
+                return await _beam_search(session, requests, sampler)
+            return await _contrastive_search(session, requests, sampler)
+        except DeviceLost as error:
+            losses.add(error)
 
 
 async def _beam_search(

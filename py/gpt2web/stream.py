@@ -1,4 +1,5 @@
-"""Text as it is generated: a run's ids turned into pieces, and how one stops."""
+"""Text as it is generated: a run's ids turned into pieces, how one stops, and how it goes on when
+the device is lost: nothing of what was held back here depends on the GPU."""
 
 from __future__ import annotations
 
@@ -6,9 +7,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-from gpt2web.generate import Chosen, Host, Request, Run
+from gpt2web.generate import Chosen, Host, Losses, Request, Run
+from gpt2web.gpu import DeviceLost
 from gpt2web.tokenizer import GPT2Tokenizer
 
 
@@ -29,6 +31,15 @@ class Piece:
     finish_reason: str | None = None
 
 
+class Sent(NamedTuple):
+    """What the pieces of a row had that have been sent: ids, how many characters, and whether the
+    last of them was there."""
+
+    ids: list[int]
+    characters: int
+    finished: bool
+
+
 class _RowText:
     """Text of one row: holds back half characters and what may become a stop string."""
 
@@ -43,10 +54,23 @@ class _RowText:
         self.held: list[tuple[Chosen, int]] = []  # ids not yet sent, and where their text begins
         self.count = 0  # ids so far
         self.finished = False
+        self.sent_ids = self.sent_characters = 0  # by another stream: not to be sent again
 
     def hold(self, chosen: Chosen) -> None:
-        self.held.append((chosen, len(self.text)))
-        self.text += self.decoder.push(chosen.id)
+        if self.count >= self.sent_ids:
+            self.held.append((chosen, len(self.text)))
+        self._push(chosen.id)
+
+    def resume(self, sent: Sent, known: int) -> None:
+        """Go on behind what has been sent. The first `known` ids of that will not be held."""
+        self.sent_ids, self.sent_characters = len(sent.ids), sent.characters
+        for id_ in sent.ids[:known]:
+            self._push(id_)
+
+    def _push(self, id_: int) -> None:
+        text = self.decoder.push(id_)
+        self.text += text[self.sent_characters :]
+        self.sent_characters = max(0, self.sent_characters - len(text))
         self.count += 1
 
     def take(self) -> Piece | None:
@@ -132,6 +156,8 @@ class TextStream:
             _RowText(row, tokenizer, stop, alternatives > 0) for row in range(len(requests))
         ]
         self._ready: deque[Piece] = deque()
+        self._ids: list[list[int]] = [[] for _ in requests]
+        self._losses = Losses()
         self._run: Run | None = None
         self._prefilled = False
         self._holds_turn = False
@@ -140,6 +166,24 @@ class TextStream:
         for row, request in enumerate(requests):
             if request.limit == 0:  # the prompt fills the context
                 self._ready.append(self._rows[row].finish(reasons[row]))
+
+    def resume(self, sent: Sequence[Sent]) -> None:
+        """Before it is read: go on where another stream of the same prompts and seed broke off.
+        Raises ValueError where that would not have gone on."""
+        if len(sent) != len(self._rows):
+            raise ValueError(f"there are {len(self._rows)} rows, {len(sent)} are to go on")
+        for row, done in zip(self._rows, sent, strict=True):
+            row.finished = row.finished or done.finished
+        going_on = [row.row for row in self._rows if not row.finished]
+        if any(len(sent[row].ids) >= self._requests[row].limit for row in going_on):
+            raise ValueError(f"there is nothing to go on with: {sent}")
+        # Rows go on together, a step at a time: those that were ahead have some ids chosen again.
+        known = min((len(sent[row].ids) for row in going_on), default=0)
+        for row, done in zip(self._rows, sent, strict=True):
+            self._ids[row.row] += done.ids if row.finished else done.ids[:known]
+            if not row.finished:
+                row.resume(done, known)
+        self._ready = deque(piece for piece in self._ready if not sent[piece.row].finished)
 
     def cancel(self) -> None:
         """Stop generating, or waiting to; the last piece of each row says "cancelled"."""
@@ -172,13 +216,21 @@ class TextStream:
     async def _advance(self) -> None:
         if self._cancelled:
             self._ready += [row.finish("cancelled") for row in self._rows if not row.finished]
-        elif self._run is None:
+        elif not self._holds_turn:
             self._holds_turn = await self._host.turn.take(self)
-            if self._cancelled or not self._holds_turn:
-                return
+        else:
+            try:
+                await self._generate()
+            except DeviceLost as error:
+                self._losses.add(error, sum(map(len, self._ids)))
+                self._run, self._prefilled = None, False  # from the ids so far, on another device
+
+    async def _generate(self) -> None:
+        if self._run is None:
             rows = len(self._requests)
             session = await self._host.session(rows, self._length, self._alternatives)
-            self._run = Run(session, self._requests, self._steps_per_submit)
+            ended = [row.row for row in self._rows if row.finished]
+            self._run = Run(session, self._requests, self._steps_per_submit, self._ids, ended)
         elif not self._prefilled:
             self._prefilled = await self._run.prefill()
         else:

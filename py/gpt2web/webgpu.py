@@ -23,6 +23,8 @@ Where a browser forces a difference from wgpu-native:
 - A lost device: `lost_async` resolves to GPUDeviceLostInfo, and `lost_info` is that, or None while
   all is well. Promises pending then, or made later, raise a GPUError that begins with "The GPU
   device was lost".
+- Firefox looks for finished mappings about every 100 ms unless something is submitted: there, and
+  only there, empty submits a millisecond apart wake it while one is awaited (gpt2web.nudge).
 - A browser's adapter gives one device only: ask for a new adapter for the next.
 - `gpu.adopt_device` and `GPUDevice.adopt_compute_pipeline` take what JavaScript has made already.
 
@@ -45,10 +47,12 @@ from wgpu import classes, enums, flags, structs
 from wgpu._coreutils import ArrayLike, CanvasLike, str_flag_to_int
 from wgpu.backends import _register_backend
 
+from gpt2web.nudge import Nudge, looks_slowly
+
 T = TypeVar("T")
 
 ERRORS_KEPT = 16
-LOSS_DELAY = 0.05  # seconds; a lost device rejects what is pending just before it says it is lost
+LOSS_DELAY = 1.0  # seconds at most; a lost device rejects what is pending before it says it is lost
 # What browsers call adapters that compute on the CPU, where they don't say so by isFallbackAdapter.
 SOFTWARE_ADAPTERS = ("swiftshader", "llvmpipe", "lavapipe", "basic render")
 
@@ -172,6 +176,24 @@ class _Health:
         self.recent: deque[classes.GPUError] = deque(maxlen=ERRORS_KEPT)
         self.unraised: list[classes.GPUError] = []
         self.lost: GPUDeviceLostInfo | None = None
+        self._waiting: dict[Callable[[], None], asyncio.Handle] = {}  # for the loss, or its timer
+
+    def on_lost(self, info: GPUDeviceLostInfo) -> None:
+        self.lost = info
+        for call in list(self._waiting):
+            self._tell(call)
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        self._waiting.pop(call).cancel()
+        call()
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Calls back once, when the device is lost, or a while later where it is not."""
+        if self.lost is not None:
+            call()
+            return
+        loop = asyncio.get_running_loop()
+        self._waiting[call] = loop.call_later(LOSS_DELAY, self._tell, call)
 
     def on_uncaptured_error(self, event: Any) -> None:
         error = _gpu_error(event.error)
@@ -221,7 +243,7 @@ def _settle(
 
     def rejected(reason: Any) -> None:
         if health is not None and reason.name == "AbortError":
-            asyncio.get_running_loop().call_later(LOSS_DELAY, reject, reason)
+            health.when_lost(lambda: reject(reason))
         else:
             reject(reason)
 
@@ -455,15 +477,25 @@ class GPUDevice(classes.GPUDevice):
         internal.addEventListener("uncapturederror", self._listener)
 
         def on_lost(info: Any) -> None:
-            health.lost = GPUDeviceLostInfo(str(info.reason), str(info.message).strip())
-            lost._set_input(health.lost)
+            told = GPUDeviceLostInfo(str(info.reason), str(info.message).strip())
+            lost._set_input(told)
+            health.on_lost(told)
 
         internal.lost.then(on_lost)
+        self._nudge: Nudge | None = None
+        if looks_slowly(str(js.navigator.userAgent)):
+            self._nudge = Nudge(
+                lambda: internal.queue.submit(js.Array.new()), asyncio.get_running_loop().call_later
+            )
 
     @property
     def uncaptured_errors(self) -> list[classes.GPUError]:
         """The last 16 errors reported outside any error scope, the oldest first, raised or not."""
         return list(self._health.recent)
+
+    def forget_errors(self) -> None:
+        """Drops the errors that no promise has raised yet: whoever knows their cause has told."""
+        self._health.unraised.clear()
 
     @property
     def lost_info(self) -> GPUDeviceLostInfo | None:
@@ -751,6 +783,10 @@ class GPUBuffer(classes.GPUBuffer):
             return RuntimeError(f"Could not map buffer {self._label or self._uid}: {error}")
 
         mapping = _call(self._internal.mapAsync, bits, offset, length)
+        nudge = self._device._nudge
+        if nudge is not None:
+            nudge.begin()
+            mapping.then(lambda _: nudge.end(), lambda _: nudge.end())
         self._map_state = enums.BufferMapState.pending
         return _settle(
             "map",

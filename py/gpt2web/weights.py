@@ -14,9 +14,9 @@ from typing import Protocol
 from gpt2web import kernels
 from gpt2web.checkpoint import CheckpointError, TensorEntry, tensor_shapes
 from gpt2web.config import GPT2Config
-from gpt2web.gpu import Device, DeviceError, Tensor, largest_tensor
+from gpt2web.gpu import Device, DeviceError, OutOfMemory, Tensor, largest_tensor
 from gpt2web.kernels import TILE, Norm, Weight, WeightPart, ceil_div
-from gpt2web.limits import check_weights, out_of_memory, staging_words
+from gpt2web.limits import check_weights, out_of_memory, staging_words, weights_bytes
 from gpt2web.precision import (
     GROUPS,
     PACKED_BITS,
@@ -74,12 +74,30 @@ class Weights:
                     self.matrices[name] = allocate(device, *matrix_shape(name, shape), bits)
                 else:
                     self.vectors[name] = device.tensor(shape)
-        except DeviceError as error:
+        except BaseException as error:
             had = device.live_bytes - before
             self.destroy()
-            raise DeviceError(
-                f"{out_of_memory(config, precision, had)} ({error})", code=error.code
-            ) from error
+            if isinstance(error, OutOfMemory):
+                raise self._no_room(error, had) from error
+            raise
+
+    @classmethod
+    async def with_room(cls, device: Device, config: GPT2Config, precision: str) -> Weights:
+        """Weights whose room the GPU has confirmed: in the page it says so only later."""
+        before = device.live_bytes
+        weights = cls(device, config, precision)
+        try:
+            await device.allocated()
+        except BaseException as error:
+            weights.destroy()
+            if isinstance(error, OutOfMemory):
+                raise weights._no_room(error, error.had - before) from error
+            raise
+        return weights
+
+    def _no_room(self, error: OutOfMemory, had: int) -> OutOfMemory:
+        told = f"{out_of_memory(self.config, self.precision, had)} ({error})"
+        return OutOfMemory(told, weights_bytes(self.config, self.precision), had)
 
     def norm(self, name: str) -> Norm:
         return Norm(self.vectors[f"{name}.weight"], self.vectors[f"{name}.bias"])

@@ -34,6 +34,7 @@ export async function write(into: HTMLElement, files: FileList): Promise<number>
   console.log(looked, inspection.lens.at(-1)?.[0]?.text, candidates[0]?.afterCuts, kept);
   inspection.close();
   for (const { name, shape, gpuBytes } of await lm.parameters()) console.log(name, shape.join(" x "), gpuBytes);
+  lm.addEventListener("change", () => console.log(lm.recovering ?? lm.info.notice, lm.closed?.code));
   console.log(lm.info.adapter.length, seed, text, texts, bytes);
   lm.close();
   return (await models({ signal: stop.signal })).reduce((sum, { bytes, stored }) => sum + bytes - stored, 0);
