@@ -28,8 +28,10 @@ export async function load(name, { onProgress, signal, precision }) {
   opened++;
   return new Scripted();
 }
-class Scripted {
+class Scripted extends EventTarget {
   info = { model: "scripted" };
+  closed = null;
+  recovering = null;
   close() { ended++; }
   generate(prompt, { signal, ...options }) {
     calls.push({ prompt, options });
@@ -205,6 +207,25 @@ def test_it_closes_its_own_model_when_it_is_removed_and_no_other(page: Page) -> 
     assert (opened, moved, removed) == (1, 0, 1)
     assert changed == [2, 2, None]
     assert shared == [3, 2, "another"]
+
+
+def test_it_tells_of_a_recovery_and_loads_again_what_ended_by_itself(page: Page) -> None:
+    page.evaluate("""async () => {
+      const lm = await writer.load();
+      lm.recovering = "The graphics device was lost.";
+      lm.dispatchEvent(new Event("change"));
+    }""")
+    expect(page.get_by_role("status")).to_have_text("The graphics device was lost.")
+    loaded = page.evaluate("""async () => {
+      const lm = writer.lm;
+      lm.recovering = null;
+      lm.dispatchEvent(new Event("change"));
+      const same = (await writer.load()) === lm;
+      lm.closed = new Error("It is of no use any more.");
+      return [same, (await writer.load()) === lm, opened];
+    }""")
+    assert loaded == [True, False, 2]
+    expect(page.get_by_role("status")).to_have_text("")
 
 
 def test_it_is_a_field_of_its_form(page: Page) -> None:

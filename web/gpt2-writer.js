@@ -173,6 +173,7 @@ export class Gpt2Writer extends HTMLElement {
   /** One piece of work at a time, with the model; errors are shown. */
   async #work(work) {
     if (this.#stop || this.matches(":disabled")) return null;
+    if (this.#lm?.closed) this.#close(); // it ended by itself: another, then
     this.#stop = new AbortController();
     const { signal } = this.#stop;
     this.#error.hidden = true;
@@ -209,8 +210,10 @@ export class Gpt2Writer extends HTMLElement {
     this.#owned = await load(this.getAttribute("model") ?? undefined, { onProgress, signal, precision });
     this.#progress.hidden = true;
     this.#say("");
-    this.#tell("ready", this.#owned.info);
-    return this.#owned;
+    const lm = this.#owned;
+    lm.addEventListener("change", () => this.#say(lm.recovering ?? (this.#stop ? TEXTS.writing : "")));
+    this.#tell("ready", lm.info);
+    return lm;
   }
 
   #options() {
