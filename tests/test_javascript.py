@@ -225,12 +225,12 @@ def test_what_waits_takes_a_signal_and_fails_with_its_reason(other_page: Page, c
 
 
 def test_every_call_that_waits_is_among_these(other_page: Page) -> None:
-    """But `generate`, whose signal ends it with a piece, and `close`, which does not wait."""
+    """But `generate`, whose signal ends it with a piece, and what does not wait."""
     names: list[Any] = other_page.evaluate("""() => [
       ...Object.getOwnPropertyNames(Object.getPrototypeOf(lm)), ...Object.keys(gpt2web),
     ]""")
     called = {call.partition("(")[0].rpartition(".")[2] for call in SIGNALLED}
-    others = {"constructor", "generate", "close", "Download"}
+    others = {"constructor", "generate", "close", "closed", "Download"}
     assert set(names) - called == others, "give it a signal, and a line in SIGNALLED"
 
 

@@ -59,7 +59,9 @@ class Decoder:
         self._short_stages = self._record_step(None)
         self._long_stages = self._record_step(self.splits) if self.splits else self._short_stages
         self.short_step = [call for stage in self._short_stages for call in stage]
-        self.long_step = [call for stage in self._long_stages for call in stage]
+        self.long_step = self.short_step
+        if self.splits:
+            self.long_step = [call for stage in self._long_stages for call in stage]
         # ids whose keys and values are in the cache, row by row
         self.cached: list[list[int]] = [[] for _ in range(rows)]
         self._chunks: Chunks | None = None
