@@ -112,7 +112,8 @@ class Tab:
     def evaluate(self, expression: str) -> Any:
         options = {"returnByValue": True, "awaitPromise": True}
         answer = self.ask("Runtime.evaluate", expression=expression, **options)
-        assert "exceptionDetails" not in answer, answer
+        wrong = answer.get("exceptionDetails")
+        assert wrong is None, wrong["exception"].get("description", wrong)
         return answer["result"].get("value")
 
 
