@@ -1,6 +1,7 @@
-"""Whatever a reader does, and in whatever order: the page is never wedged. Bursts of seeded random
-actions, quicker than any hand; after each an undisturbed generation gives the text that it gave at
-the start. More seeds than the one here: GPT2WEB_ACTION_SEEDS=1,2,3 (240 actions each).
+"""Whatever a reader does, whatever is lost, and in whatever order: the page is never wedged. Bursts
+of seeded random actions, quicker than any hand, with lost devices and dead workers among them;
+after each an undisturbed generation gives the text that it gave at the start. More seeds than the
+one here: GPT2WEB_ACTION_SEEDS=1,2,3 (240 actions each).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from bench.soak import SMALL, with_small_model
 from browser import serve_folder
 from test_hidden_tab import READY, Tab, tabs  # noqa: F401  a fixture
 
+TROUBLE = (Path(__file__).parent / "trouble.js").read_text("utf-8")
 SEEDS = os.environ.get("GPT2WEB_ACTION_SEEDS")
 ACTIONS, BURST = (240, 30) if SEEDS else (60, 30)
 WEDGED_MS = 180_000 if SEEDS else 60_000
@@ -35,6 +37,13 @@ const key = (key, more) => document.dispatchEvent(new KeyboardEvent("keydown", {
 const click = (id) => $(id)?.click();
 const any = (list) => list[Math.floor(at * list.length)];
 const models = () => ["small", "second"];
+const order = (trouble) => { // see trouble.js; sessionStorage outlives a reload
+  const channel = new BroadcastChannel("trouble");
+  channel.onmessage = ({ data: { lost = 0 } }) => {
+    sessionStorage.lost = Number(sessionStorage.lost ?? 0) + lost;
+  };
+  channel.postMessage(trouble);
+};
 """
 # What a reader can do: JavaScript, with a number from 0 to 1 as `at`; by how often it is done.
 DONE_IN_PAGE = {
@@ -54,6 +63,8 @@ DONE_IN_PAGE = {
     'click("cancel-load")': 1,
     'const panel = any([...document.querySelectorAll("details")]); panel.open = !panel.open': 4,
     'click("way-out")': 1,
+    "order({ loseNow: true })": 2,
+    "order(any([{ end: true }, { throw: true }]))": 2,
 }
 # Done by the browser itself.
 DONE_OUTSIDE = {"resize": 3, "hide": 2, "show": 3, "reload": 1}
@@ -133,9 +144,12 @@ class Reader:
 
 @pytest.fixture
 def url(dist: Path, tmp_path: Path) -> Iterator[str]:
-    """dist/ with two small models."""
+    """dist/ with two small models, and a worker that meets trouble when it is ordered."""
     root = tmp_path / "dist"
     with_small_model(dist, root)
+    worker = (root / "worker.js").read_text("utf-8")
+    (root / "worker.js").unlink()  # the other name of the file in dist
+    (root / "worker.js").write_text(TROUBLE + worker, encoding="utf-8")
     write_model(root / "models" / "second", SMALL)
     listed = json.loads((root / "models.json").read_text("utf-8"))
     for name in ("small", "second"):
@@ -171,6 +185,7 @@ def test_random_actions_never_wedge_the_page_and_a_swallowed_message_does(
     for _ in range(ACTIONS // BURST):
         one.burst(BURST)
         one.look()
+    assert int(one.tab.evaluate("sessionStorage.lost ?? 0")) > 0, "no device was lost"
     one.tab.evaluate(SWALLOW)
     with pytest.raises(AssertionError, match="waited for its end"):
         one.look(wedged_ms=8_000)
