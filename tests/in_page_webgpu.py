@@ -9,7 +9,7 @@ import weakref
 import js
 import pyodide_js
 import wgpu
-from pyodide.ffi import JsProxy, to_js
+from pyodide.ffi import JsProxy, create_proxy, to_js
 
 from gpt2web import webgpu
 from gpt2web.browser_folder import FetchFolder
@@ -476,6 +476,29 @@ async def destroyed():
         "lost_info": device.lost_info.reason,
         "later": later,
     }
+
+
+async def slow_mappings():
+    """Empty submits while a mapping takes 30 ms and in the 30 ms behind it, where the browser looks
+    slowly at what is done, and where it does not."""
+    looks_slowly, found = webgpu.looks_slowly, {}
+    for slowly in (True, False):
+        webgpu.looks_slowly = {True: lambda _: True, False: lambda _: False}[slowly]
+        device = await new_device()
+        buffer = device.create_buffer(size=16, usage=USAGE.MAP_READ | USAGE.COPY_DST)
+        queue, map_async, submits = device.queue._internal, buffer._internal.mapAsync, []
+        wait = js.Promise.new(create_proxy(lambda done, _: js.setTimeout(done, 30)))
+        buffer._internal.mapAsync = lambda *given, map_async=map_async, wait=wait: map_async(
+            *given
+        ).then(lambda _: wait)
+        queue.submit = create_proxy(lambda lists, submits=submits: submits.append(len(lists)))
+        await buffer.map_async("READ")
+        during = len(submits)
+        await asyncio.sleep(0.03)
+        found[slowly] = [during, len(submits) - during, sorted(set(submits))]
+        device.destroy()
+    webgpu.looks_slowly = looks_slowly
+    return [found[True], found[False]]
 
 
 _watched = {}

@@ -469,6 +469,13 @@ def test_a_pass_can_be_timed(in_page):
 
 
 @browser_test
+def test_a_browser_that_looks_slowly_is_woken_while_a_mapping_is_awaited(in_page):
+    (during, behind, lists), others = in_page("slow_mappings")
+    assert during >= 3 and behind <= 1 and lists == [0]
+    assert others == [0, 0, []]
+
+
+@browser_test
 def test_a_destroyed_device_fails_what_waits_for_it(in_page):
     found = in_page("destroyed")
     assert found["before"] is None

@@ -13,7 +13,7 @@ const seen = { lost: 0, refused: 0 };
 const counts = {}; // calls of each method
 const sizes = new Map(); // buffer -> bytes
 const scopes = []; // error scopes: the errors put into each
-let taken = 0; // bytes of all buffers
+let taken = 0; // bytes of the newest device's buffers
 let newest = null; // device
 
 function wrap(type, method, change) {
@@ -32,7 +32,10 @@ function lose() {
 }
 
 wrap(GPUAdapter, "requestDevice", async function (original, ...given) {
-  return (newest = await original.apply(this, given));
+  newest = await original.apply(this, given);
+  sizes.clear(); // with the device before, all is freed
+  taken = 0;
+  return newest;
 });
 wrap(GPUDevice, "createBuffer", function (original, descriptor) {
   if (taken + descriptor.size > plan.room) {
