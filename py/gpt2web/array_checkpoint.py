@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from gpt2web.arguments import array_shape, f32_bytes
@@ -42,7 +42,7 @@ class ArrayCheckpoint:
             )
         self.total_bytes = sum(4 * math.prod(shape) for shape in self._shapes.values())
 
-    async def tensors(self) -> AsyncIterator[tuple[TensorEntry, Stream]]:
+    async def tensors(self) -> AsyncGenerator[tuple[TensorEntry, Stream], None]:
         for name, shape in self._shapes.items():
             found = array_shape(self._arrays[name])
             if found != shape:

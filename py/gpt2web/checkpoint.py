@@ -11,7 +11,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -247,7 +247,7 @@ class Checkpoint:
         dtypes = {entry.dtype for entry in self.entries if is_matrix(entry.name)}
         return _packed_precision(dtypes) or ("f16" if dtypes == {"F16"} else "f32")
 
-    async def tensors(self) -> AsyncIterator[tuple[TensorEntry, Stream]]:
+    async def tensors(self) -> AsyncGenerator[tuple[TensorEntry, Stream], None]:
         """Every tensor once, in file order, with a stream of exactly its bytes.
 
         The stream is good until the next tensor is asked for; what was left unread is read over.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Protocol
 
 from gpt2web import kernels
@@ -48,7 +49,7 @@ class Source(Protocol):
     @property
     def total_bytes(self) -> int: ...
 
-    def tensors(self) -> AsyncIterator[tuple[TensorEntry, Stream]]: ...
+    def tensors(self) -> AsyncGenerator[tuple[TensorEntry, Stream], None]: ...
 
 
 class Weights:
@@ -110,11 +111,12 @@ class Weights:
         """
         loader = _Loader(self, checkpoint.total_bytes, progress)
         try:
-            async for entry, stream in checkpoint.tensors():
-                self._check_stored(entry)
-                await loader.load(entry, stream)
+            async with aclosing(checkpoint.tensors()) as tensors:
+                async for entry, stream in tensors:
+                    self._check_stored(entry)
+                    await loader.load(entry, stream)
             await loader.check(checkpoint.name)
-        finally:  # at once, also where a traceback keeps the loader
+        finally:  # the files and this at once, also where a traceback keeps them
             loader.destroy()
 
     def _check_stored(self, entry: TensorEntry) -> None:
