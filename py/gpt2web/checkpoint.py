@@ -253,9 +253,8 @@ class Checkpoint:
         The stream is good until the next tensor is asked for; what was left unread is read over.
         Raises CheckpointError when a file ends early, or is no longer the one that was checked.
         """
-        begun: dict[
-            str, tuple[str, bytes]
-        ] = {}  # of the embedding and the head: dtype, first bytes
+        # of the embedding and the head: dtype, first bytes
+        begun: dict[str, tuple[str, bytes]] = {}
         try:
             for file in self._files:
                 if self._stream is None:
