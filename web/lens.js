@@ -1,6 +1,6 @@
 // lens.js: the view of what each layer would have said, had the model ended behind it.
 
-import { fitting, onResize, picture, savingButtons, shape, widthFor } from "./picture.js";
+import { fitting, measure, onResize, picture, savingButtons, shape, widthFor } from "./picture.js";
 import { $ } from "./show.js";
 import { text } from "./texts.js";
 import { percent, visible } from "./tokens.js";
@@ -44,7 +44,7 @@ function lensPicture(layers, width) {
       const probability = Math.exp(logprob);
       const box = { x: x + 1, y: y + 1, width: wide - 2, height: ROW - 2, rx: 3, class: "shade" };
       const share = percent(probability);
-      const room = wide - 12 - 48; // the share has 48 pixels
+      const room = wide - 18 - measure(share);
       return [
         shape("rect", { ...box, "fill-opacity": (DARKEST * probability).toFixed(3) }),
         shape("text", { x: x + 6, y: y + 19, class: "label" }, fitting(visible(words), room)),
