@@ -35,8 +35,9 @@ if "XDG_RUNTIME_DIR" not in os.environ:
 
 from gpt2web import selftest
 from gpt2web.backbone import GPT2Backbone
+from gpt2web.blocking import block_on
 from gpt2web.checkpoint import LocalFolder, open_checkpoint
-from gpt2web.gpu import DEFAULT_LIMITS, Device, DeviceError, Tensor, block_on
+from gpt2web.gpu import DEFAULT_LIMITS, Device, DeviceError, Tensor
 from gpt2web.head_start import Memory
 
 ADAPTERS = ("llvmpipe", "SwiftShader")

@@ -11,8 +11,9 @@ import reference
 from adapters import new_device
 from gpt2web import DeviceError, GPT2Backbone, GPT2CausalLM, GPT2Config
 from gpt2web import weights as weights_module
+from gpt2web.blocking import block_on
 from gpt2web.chunks import KVCache
-from gpt2web.gpu import MAX_ROWS, block_on
+from gpt2web.gpu import MAX_ROWS
 
 pytestmark = pytest.mark.gpu
 

@@ -11,9 +11,10 @@ import reference
 from adapters import load_backbone, new_device
 from gpt2web import weights as weights_module
 from gpt2web.backbone import GPT2Backbone
+from gpt2web.blocking import block_on
 from gpt2web.checkpoint import tensor_shapes
 from gpt2web.decoder import Decoder
-from gpt2web.gpu import MAX_ROWS, DeviceError, block_on
+from gpt2web.gpu import MAX_ROWS, DeviceError
 from gpt2web.kernels import CHUNK, SPLIT
 
 pytestmark = pytest.mark.gpu

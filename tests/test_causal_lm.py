@@ -11,8 +11,9 @@ import reference
 import small_models
 from adapters import new_device
 from gpt2web import GPT2Backbone, GPT2CausalLM, GPT2CausalLMPreprocessor, samplers, selftest
+from gpt2web.blocking import block_on
 from gpt2web.checkpoint import CheckpointError, LocalFolder
-from gpt2web.gpu import Device, DeviceError, block_on
+from gpt2web.gpu import Device, DeviceError
 
 SCRIPT = "Zoë saw a 🦊 and 東京. The fox ran; the end. "
 

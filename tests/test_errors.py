@@ -19,9 +19,10 @@ from adapters import new_device
 from browser import ROOT, TestServer
 from gpt2web import GPT2CausalLM, gpu, selftest
 from gpt2web import page as page_module
+from gpt2web.blocking import block_on
 from gpt2web.checkpoint import LocalFolder
 from gpt2web.convert.model_folder import FolderWriter
-from gpt2web.gpu import Device, block_on
+from gpt2web.gpu import Device
 from gpt2web.manifest import held_to_manifest
 from gpt2web.preset import read_config
 from gpt2web.url_folder import UrlFolder

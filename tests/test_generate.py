@@ -15,9 +15,9 @@ import reference
 import small_models
 from adapters import new_device
 from gpt2web import GPT2CausalLM, generate, kernels, samplers
+from gpt2web.blocking import block_on
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Chosen, Request, Run, collect
-from gpt2web.gpu import block_on
 from gpt2web.sampling import Sampling
 from gpt2web.stream import _RowText
 

@@ -1,6 +1,5 @@
 """Devices and tensors: what goes in comes out, what is freed is gone, each refusal says why."""
 
-import asyncio
 import gc
 
 import numpy as np
@@ -8,7 +7,8 @@ import pytest
 
 from adapters import ADAPTERS, new_device, upload
 from gpt2web import gpu
-from gpt2web.gpu import DEFAULT_LIMITS, Device, DeviceError, block_on
+from gpt2web.blocking import block_on
+from gpt2web.gpu import DEFAULT_LIMITS, Device, DeviceError
 
 pytestmark = pytest.mark.gpu
 
@@ -192,52 +192,6 @@ def test_a_tensor_too_large_is_refused_with_both_numbers(limit):
         device.tensor((1024, 257))
     assert not device.live
     device.destroy()
-
-
-# ---- waiting -------------------------------------------------------------------------------------
-
-
-def test_block_on_works_inside_a_running_loop(device):
-    tensor = upload(device, np.uint32([1, 2, 3, 4]))
-
-    async def cell():  # of a notebook, say
-        blocked = tensor.numpy().tolist()
-        awaited = (await tensor.read()).tolist()
-        return blocked, awaited, gpu.is_blocking()
-
-    assert asyncio.run(cell()) == ([1, 2, 3, 4], [1, 2, 3, 4], False)
-
-
-def test_block_on_refuses_what_only_a_loop_can_do():
-    async def pause():
-        await asyncio.sleep(0)
-
-    with pytest.raises(RuntimeError, match=r"use `await tensor.pause\(...\)`"):
-        block_on(pause(), "tensor.pause")
-    assert not gpu.is_blocking()
-
-
-def test_block_on_passes_on_what_is_raised():
-    async def fail():
-        assert gpu.is_blocking()
-        raise KeyError("x")
-
-    with pytest.raises(KeyError):
-        block_on(fail(), "fail")
-    assert not gpu.is_blocking()
-
-
-def test_block_on_names_the_twin_in_a_page(monkeypatch):
-    ran = []
-
-    async def read():
-        ran.append(True)
-
-    block_on(read(), "tensor.read")
-    monkeypatch.setattr(gpu.sys, "platform", "emscripten")
-    with pytest.raises(RuntimeError, match=r"cannot block: use `await tensor.read\(...\)`"):
-        block_on(read(), "tensor.read")
-    assert ran == [True]
 
 
 # ---- shaders -------------------------------------------------------------------------------------

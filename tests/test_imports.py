@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "py" / "gpt2web"
 
 # A module may import from its own line (not in a circle) and from the lines above it.
 LAYERS = (
-    "arguments nudge unicode_table",
+    "arguments blocking nudge unicode_table",
     "config precision safetensors bpe vocabulary tokenizer tokenizer_files packer sampling",
     "preprocessor checkpoint manifest webgpu url_folder browser_folder",
     "own_files sampler searchers samplers",

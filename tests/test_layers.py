@@ -17,8 +17,9 @@ import pytest
 from adapters import download, new_device, untouched, upload
 from gpt2web import embedding, kernels, layer, layers
 from gpt2web.backbone import GPT2Backbone
+from gpt2web.blocking import block_on
 from gpt2web.checkpoint import tensor_shapes
-from gpt2web.gpu import Device, DeviceError, Tensor, block_on
+from gpt2web.gpu import Device, DeviceError, Tensor
 from gpt2web.kernels import Weight, WeightPart
 from gpt2web.layers import (
     CachedMultiHeadAttention,

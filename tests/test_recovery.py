@@ -13,8 +13,9 @@ import reference
 import small_models
 from adapters import ADAPTERS, new_device
 from gpt2web import GPT2CausalLM, origin, samplers, selftest
+from gpt2web.blocking import block_on
 from gpt2web.checkpoint import CheckpointError
-from gpt2web.gpu import Device, DeviceError, DeviceLost, OutOfMemory, Readback, block_on
+from gpt2web.gpu import Device, DeviceError, DeviceLost, OutOfMemory, Readback
 from gpt2web.limits import weights_bytes
 from gpt2web.nudge import Nudge, looks_slowly
 from gpt2web.precision import PRECISIONS

@@ -8,7 +8,8 @@ import pytest
 import record_answers
 from adapters import new_device
 from gpt2web import gpu, selftest
-from gpt2web.gpu import DeviceError, block_on
+from gpt2web.blocking import block_on
+from gpt2web.gpu import DeviceError
 from gpt2web.precision import PRECISIONS
 
 

@@ -12,8 +12,9 @@ import small_models
 from adapters import new_device
 from bench import sizes
 from gpt2web import GPT2Backbone, GPT2CausalLM, GPT2Config
+from gpt2web.blocking import block_on
 from gpt2web.chunks import KVCache
-from gpt2web.gpu import Device, DeviceError, block_on
+from gpt2web.gpu import Device, DeviceError
 from gpt2web.kernels import NORM_SCRATCH
 from gpt2web.limits import weights_bytes
 from gpt2web.precision import PRECISIONS, bits_of, packed_shape

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from gpt2web.gpu import block_on
+from gpt2web.blocking import block_on
 from gpt2web.turn import Turn
 
 

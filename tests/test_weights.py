@@ -12,8 +12,8 @@ import reference
 from adapters import load_backbone, new_device
 from gpt2web import weights as weights_module
 from gpt2web.backbone import GPT2Backbone
+from gpt2web.blocking import block_on
 from gpt2web.checkpoint import CheckpointError, LocalFolder, TensorEntry, open_checkpoint
-from gpt2web.gpu import block_on
 from gpt2web.precision import is_matrix
 from gpt2web.weights import Weights
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from gpt2web import kernels
 from gpt2web.arguments import array_shape, whole_number
-from gpt2web.gpu import Device, Dispatch, Tensor, blocking
+from gpt2web.blocking import blocking
+from gpt2web.gpu import Device, Dispatch, Tensor
 from gpt2web.layer import Layer, Shape, dense, either_case, sequence_shape, to_tensor
 from gpt2web.masks import mask_words
 from gpt2web.variables import Initializer, Variable, check_initializer

@@ -9,11 +9,12 @@ from typing import Any
 from gpt2web import kernels
 from gpt2web.arguments import PromptTooLong, to_lists, to_rows, whole_numbers
 from gpt2web.array_checkpoint import ArrayCheckpoint
+from gpt2web.blocking import blocking
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.chunks import uncached_states
 from gpt2web.config import GPT2Config
 from gpt2web.embedding import ReverseEmbedding
-from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor, blocking
+from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor
 from gpt2web.limits import Parameter, parameters
 from gpt2web.turn import Turn
 from gpt2web.weights import Progress, Source, Weights

@@ -13,19 +13,12 @@ from weakref import WeakSet
 from gpt2web import samplers
 from gpt2web.arguments import PromptTooLong, to_lists, to_rows, whole_number, whole_numbers
 from gpt2web.backbone import GPT2Backbone
+from gpt2web.blocking import block_on, blocking
 from gpt2web.checkpoint import Folder
 from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of, uncached_states
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Request, Run, Session, collect
-from gpt2web.gpu import (
-    MAX_ROWS,
-    Device,
-    DeviceLost,
-    OutOfMemory,
-    Tensor,
-    block_on,
-    blocking,
-)
+from gpt2web.gpu import MAX_ROWS, Device, DeviceLost, OutOfMemory, Tensor
 from gpt2web.head_start import Memory
 from gpt2web.inspection import MAX_TOP, Inspection, inspect
 from gpt2web.limits import Parameter

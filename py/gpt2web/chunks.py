@@ -12,8 +12,9 @@ from typing import Any
 
 from gpt2web import kernels
 from gpt2web.arguments import array_shape, f32_bytes
+from gpt2web.blocking import block_on
 from gpt2web.config import GPT2Config
-from gpt2web.gpu import Device, Dispatch, Tensor, block_on, largest_tensor, shaped
+from gpt2web.gpu import Device, Dispatch, Tensor, largest_tensor, shaped
 from gpt2web.kernels import BLOCK, CHUNK, ceil_div
 from gpt2web.limits import check_cache
 from gpt2web.weights import Weights

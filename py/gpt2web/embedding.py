@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from gpt2web import kernels
 from gpt2web.arguments import array_shape, whole_number
+from gpt2web.blocking import block_on, blocking
 from gpt2web.config import GPT2Config
-from gpt2web.gpu import Device, Dispatch, Tensor, block_on, blocking, shaped
+from gpt2web.gpu import Device, Dispatch, Tensor, shaped
 from gpt2web.kernels import Weight
 from gpt2web.layer import Layer, Shape, dense, either_case, to_cpu, to_tensor
 from gpt2web.variables import PIECE_BYTES, Initializer, Variable, check_initializer, to_f32

@@ -2,7 +2,7 @@
 
 The one module that imports wgpu. Natively wgpu-py drives wgpu-native; in the page gpt2web.webgpu
 registers the browser's navigator.gpu behind the same API. Everything that waits for the GPU is a
-coroutine; `block_on` runs one to its end without an event loop, where the platform can block.
+coroutine, which gpt2web.blocking can run to its end without an event loop.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import asyncio
 import importlib
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextvars import ContextVar
-from functools import cache, wraps
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+from gpt2web.blocking import block_on, is_blocking, waited
 
 if sys.platform == "emscripten":
     import gpt2web.webgpu  # noqa: F401  registers the browser's backend
@@ -25,9 +26,7 @@ except ModuleNotFoundError:  # all but the GPU works without it; _request_adapte
     wgpu = None
 
 MAX_ROWS = 256  # rows of a batch: what state.wgsl and sampling.wgsl declare
-P = ParamSpec("P")
 T = TypeVar("T")
-_blocking: ContextVar[bool] = ContextVar("blocking", default=False)
 
 # WebGPU's default limits, as far as compute goes: https://www.w3.org/TR/webgpu/#limit-default
 DEFAULT_LIMITS = {
@@ -84,55 +83,9 @@ async def finished(promise: Awaitable[T]) -> T:
     Raises DeviceError for what the GPU reports; in the page, errors of earlier calls come here too.
     """
     try:
-        return await _waited(promise)
+        return await waited(promise)
     except wgpu.GPUError as error:
         raise DeviceError(f"the GPU reports: {error}") from error
-
-
-async def _waited(promise: Awaitable[T]) -> T:
-    if _blocking.get():
-        result: T = promise.sync_wait()  # type: ignore[attr-defined]
-        return result
-    return await promise
-
-
-def is_blocking() -> bool:
-    """Whether this code runs under block_on."""
-    return _blocking.get()
-
-
-def block_on(coroutine: Coroutine[Any, Any, T], twin: str) -> T:
-    """Run a coroutine of this package to its end, also inside a running event loop (Jupyter).
-
-    Raises RuntimeError naming the async twin where blocking is impossible: in the page.
-    """
-    if sys.platform == "emscripten":
-        coroutine.close()
-        raise RuntimeError(f"a browser page cannot block: use `await {twin}(...)` instead")
-    token = _blocking.set(True)
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    finally:
-        _blocking.reset(token)
-        coroutine.close()
-    raise RuntimeError(
-        f"cannot block on something only an event loop can do: use `await {twin}(...)`"
-    )
-
-
-def blocking(coroutine_function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """The plain form of an _async function or method: `generate = blocking(generate_async)`."""
-
-    @wraps(coroutine_function)
-    def plain(*arguments: P.args, **options: P.kwargs) -> T:
-        twin = coroutine_function.__qualname__
-        return block_on(coroutine_function(*arguments, **options), twin)
-
-    plain.__name__ = coroutine_function.__name__.removesuffix("_async")
-    return plain
 
 
 PipelineKey = tuple[str, tuple[tuple[str, float], ...]]  # a kernel, and its constants
@@ -605,7 +558,7 @@ class Readback:
         if sys.platform != "emscripten" and not is_blocking():
             promise = asyncio.get_running_loop().run_in_executor(None, promise.sync_wait)
         try:
-            await _waited(promise)
+            await waited(promise)
             data = memoryview(self.buffer.read_mapped(0, size))
             self.buffer.unmap()
             return data

@@ -14,18 +14,11 @@ from weakref import WeakSet
 
 from gpt2web import kernels
 from gpt2web.arguments import whole_number
+from gpt2web.blocking import blocking
 from gpt2web.chunks import Span
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Losses, common_length
-from gpt2web.gpu import (
-    MAX_ROWS,
-    DeviceError,
-    DeviceLost,
-    Readback,
-    Tensor,
-    blocking,
-    largest_tensor,
-)
+from gpt2web.gpu import MAX_ROWS, DeviceError, DeviceLost, Readback, Tensor, largest_tensor
 from gpt2web.kernels import ceil_div
 from gpt2web.next_tokens import NextTokens, Stages
 from gpt2web.sampling import Sampling

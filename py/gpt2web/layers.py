@@ -19,8 +19,9 @@ from gpt2web.attention import (
     check_training,
     to_cache,
 )
+from gpt2web.blocking import blocking
 from gpt2web.embedding import PositionEmbedding, ReverseEmbedding, ReversibleEmbedding
-from gpt2web.gpu import Dispatch, Tensor, blocking
+from gpt2web.gpu import Dispatch, Tensor
 from gpt2web.kernels import Norm
 from gpt2web.layer import (
     Layer,

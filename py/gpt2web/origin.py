@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 
 from gpt2web import selftest
 from gpt2web.backbone import GPT2Backbone
+from gpt2web.blocking import is_blocking
 from gpt2web.checkpoint import Folder, open_checkpoint
 from gpt2web.generate import Losses
-from gpt2web.gpu import Device, DeviceError, DeviceLost, OutOfMemory, is_blocking
+from gpt2web.gpu import Device, DeviceError, DeviceLost, OutOfMemory
 from gpt2web.head_start import Memory, open_device, write_pipelines
 from gpt2web.limits import check_cache, weights_bytes
 from gpt2web.precision import PRECISIONS, choose_precision, is_packed

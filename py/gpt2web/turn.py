@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 
-from gpt2web.gpu import is_blocking
+from gpt2web.blocking import is_blocking
 
 
 class Turn:

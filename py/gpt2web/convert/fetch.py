@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from gpt2web.blocking import block_on
 from gpt2web.convert.forms import OURS, TEXTS, find_form
 from gpt2web.convert.progress import Progress
-from gpt2web.gpu import block_on
 from gpt2web.manifest import MANIFEST_FILE, parse_manifest
 from gpt2web.safetensors import MAX_TEXT_BYTES, CheckpointError
 from gpt2web.url_folder import Replaced, UrlFolder, UrlStream

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from gpt2web.blocking import block_on
 from gpt2web.checkpoint import INDEX_FILE, SHARD_NAME, SINGLE_FILE, LocalFolder
 from gpt2web.config import GPT2Config
 from gpt2web.convert.hugging_face import open_hugging_face
@@ -27,7 +28,6 @@ from gpt2web.convert.openai import (
 from gpt2web.convert.source import Source, Tensors
 from gpt2web.convert.tf_bundle import read_index
 from gpt2web.convert.tfjs import MODEL_FILE, backbone_config, open_tfjs, read_model
-from gpt2web.gpu import block_on
 from gpt2web.manifest import MANIFEST_FILE, ManifestFolder, held_to_manifest, parse_manifest
 from gpt2web.preset import read_config, read_tokenizer
 from gpt2web.safetensors import MAX_TEXT_BYTES, CheckpointError, Stream, parse_json
