@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "py" / "gpt2web"
 LAYERS = (
     "arguments blocking nudge unicode_table",
     "config precision safetensors bpe vocabulary tokenizer tokenizer_files packer sampling",
-    "preprocessor checkpoint manifest webgpu url_folder browser_folder",
+    "preprocessor prompts checkpoint manifest webgpu url_folder browser_folder",
     "own_files sampler searchers samplers",
     "gpu",
     "head_start kernels turn limits",

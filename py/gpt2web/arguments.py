@@ -8,7 +8,7 @@ import operator
 import re
 import reprlib
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -176,3 +176,31 @@ def f32_bytes(values: Any) -> bytes:
             )
         flat = [item for row in flat for item in row]
     return array("f", flat).tobytes()
+
+
+def count(name: str, value: object, least: int, most: int | None = None) -> int:
+    """value as an int from least to most.
+
+    TypeError: no whole number, where `whole_number` raises ValueError for that too.
+    ValueError: out of the range.
+    """
+    wanted = f"{name} must be a whole number of at least {least}" + (
+        f" and at most {most}" if most is not None else ""
+    )
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{wanted}, got {value!r}")
+    number = operator.index(value)
+    if number < least or (most is not None and number > most):
+        raise ValueError(f"{wanted}, got {number}")
+    return number
+
+
+def texts_of(name: str, value: object) -> tuple[str, ...]:
+    """value as texts. TypeError: anything but strings."""
+    if not isinstance(value, Iterable) or isinstance(value, bytes):
+        raise TypeError(f"{name} must be a str or a list of them, got {value!r}")
+    texts = tuple(value)
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{name} must be a str or a list of them, got {text!r} in it")
+    return texts

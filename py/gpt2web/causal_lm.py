@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
 from gpt2web import samplers
-from gpt2web.arguments import PromptTooLong, to_lists, to_rows, whole_number, whole_numbers
+from gpt2web.arguments import (
+    PromptTooLong,
+    count,
+    texts_of,
+    to_lists,
+    to_rows,
+    whole_number,
+    whole_numbers,
+)
 from gpt2web.backbone import GPT2Backbone
 from gpt2web.blocking import block_on, blocking
 from gpt2web.checkpoint import Folder
@@ -32,6 +38,7 @@ from gpt2web.preset import (
     read_tokenizer,
     reads_start_token,
 )
+from gpt2web.prompts import filled, prompt_rows, prompts_of, resized, without
 from gpt2web.sampler import check_seed, draw_seed
 from gpt2web.sampling import Sampling
 from gpt2web.search import Beam, search
@@ -256,15 +263,15 @@ class GPT2CausalLM:
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         checked_seed = check_seed(seed)
         seed = draw_seed() if checked_seed is None else checked_seed
-        logprobs = _count("logprobs", logprobs, 0, MAX_ALTERNATIVES)
+        logprobs = count("logprobs", logprobs, 0, MAX_ALTERNATIVES)
         if max_new_tokens is not None:
-            max_new_tokens = _count("max_new_tokens", max_new_tokens, 1)
+            max_new_tokens = count("max_new_tokens", max_new_tokens, 1)
         if steps_per_submit is not None:
-            steps_per_submit = _count("steps_per_submit", steps_per_submit, 1, 64)
-        stops = (stop,) if isinstance(stop, str) else _texts("stop", () if stop is None else stop)
+            steps_per_submit = count("steps_per_submit", steps_per_submit, 1, 64)
+        stops = (stop,) if isinstance(stop, str) else texts_of("stop", () if stop is None else stop)
         if "" in stops:
             raise ValueError(f"stop must be text that is not empty, or a list of it, got {stop!r}")
-        prompts = _prompts(prompt)
+        prompts = prompts_of(prompt)
         if not 1 <= len(prompts) <= MAX_ROWS:
             raise ValueError(f"stream takes 1 to {MAX_ROWS} prompts, got {len(prompts)}")
 
@@ -336,13 +343,13 @@ class GPT2CausalLM:
         stop_ids = self._stop_ids(stop_token_ids)
         if max_length is not None:
             context = self.backbone.config.max_sequence_length
-            max_length = _count("max_length", max_length, 1)
+            max_length = count("max_length", max_length, 1)
             if max_length > context:
                 raise ValueError(
                     f"max_length is {max_length:,}, the model's context holds {context:,} tokens"
                 )
         if isinstance(inputs, Mapping):
-            prompt = _resized(inputs, max_length)
+            prompt = resized(inputs, max_length)
         else:
             assert self.preprocessor is not None
             texts = list(inputs) if isinstance(inputs, Iterator) else inputs
@@ -352,7 +359,7 @@ class GPT2CausalLM:
             prompt = self.preprocessor.generate_preprocess(texts, length)
         outputs = await self.generate_step_async(prompt, stop_ids)
         if strip_prompt:
-            outputs["padding_mask"] = _without(outputs["padding_mask"], prompt["padding_mask"])
+            outputs["padding_mask"] = without(outputs["padding_mask"], prompt["padding_mask"])
         if isinstance(inputs, Mapping):
             return outputs
         return self._as_texts(outputs)
@@ -388,7 +395,7 @@ class GPT2CausalLM:
         becomes its beams, best first, [batch, beams, length], and "scores" [batch, beams] joins.
         """
         stop_ids = self._checked_stops(stop_token_ids)
-        rows, masks, batched = _prompt_rows(inputs)
+        rows, masks, batched = prompt_rows(inputs)
         sampler, sampling = self.sampler, self.sampler.sampling
         requests = []
         for row, (ids, mask) in enumerate(zip(rows, masks, strict=True)):
@@ -419,7 +426,7 @@ class GPT2CausalLM:
                 length = self._length(batch, sampler)
                 found += [[Beam(new, 0.0)] for new in await collect(self, batch, length, sampler)]
         beams = [
-            [_filled(ids, mask, beam.ids) for beam in own]
+            [filled(ids, mask, beam.ids) for beam in own]
             for ids, mask, own in zip(rows, masks, found, strict=True)
         ]
         if isinstance(sampler, BeamSampler) and sampler.return_all_beams:
@@ -496,7 +503,7 @@ class GPT2CausalLM:
         beyond its end. DeviceError: as call.
         """
         ids = self.backbone.check_ids(token_ids)
-        index = _count("cache_update_index", cache_update_index, 0)
+        index = count("cache_update_index", cache_update_index, 0)
         async with self.backbone.computing() as weights:
             _check_logits(weights, ids)
             if not isinstance(cache, KVCache):
@@ -720,92 +727,3 @@ class GPT2CausalLM:
 def _check_logits(weights: Weights, ids: Sequence[Sequence[int]]) -> None:
     """Raises DeviceError where the logits of ids [rows, n] would not fit."""
     weights.device.tensor_bytes((len(ids), len(ids[0]), weights.config.vocabulary_size))
-
-
-def _count(name: str, value: object, least: int, most: int | None = None) -> int:
-    """value as an int from least to most."""
-    wanted = f"{name} must be a whole number of at least {least}" + (
-        f" and at most {most}" if most is not None else ""
-    )
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{wanted}, got {value!r}")
-    number = operator.index(value)
-    if number < least or (most is not None and number > most):
-        raise ValueError(f"{wanted}, got {number}")
-    return number
-
-
-def _texts(name: str, value: object) -> tuple[str, ...]:
-    """value as texts."""
-    if not isinstance(value, Iterable) or isinstance(value, bytes):
-        raise TypeError(f"{name} must be a str or a list of them, got {value!r}")
-    texts = tuple(value)
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(f"{name} must be a str or a list of them, got {text!r} in it")
-    return texts
-
-
-def _prompts(value: object) -> list[str | list[int]]:
-    """Each row's prompt, text or ids: value is one prompt, or several."""
-    if isinstance(value, str):
-        return [value]
-    given = to_lists(value)
-    rows = [given] if given and isinstance(given, list) and type(given[0]) is int else given
-    wanted = "prompt must be a str, a list of token ids, or a list of those"
-    if not isinstance(rows, list):
-        raise TypeError(f"{wanted}, got {value!r}")
-    for row in rows:
-        if not isinstance(row, str | list):
-            raise TypeError(f"{wanted}, got {row!r} in it")
-    return rows
-
-
-def _prompt_rows(inputs: Mapping[str, Any]) -> tuple[list[list[int]], list[list[bool]], bool]:
-    """token_ids and padding_mask as rows, copied, and whether they came as a batch."""
-    unknown = set(inputs) - {"token_ids", "padding_mask"}
-    missing = {"token_ids", "padding_mask"} - set(inputs)
-    if unknown or missing:
-        raise ValueError(
-            f"inputs: wanted token_ids and padding_mask, got {', '.join(map(str, inputs))}"
-        )
-    rows, batched = to_rows(whole_numbers(to_lists(inputs["token_ids"])), "token_ids")
-    found, _ = to_rows(inputs["padding_mask"], "padding_mask")
-    masks = [[bool(keep) for keep in row] for row in found]
-    if not rows or to_lists(inputs["token_ids"]) == []:  # an empty batch
-        return [], [], True
-    if [len(row) for row in masks] != [len(row) for row in rows] or len(set(map(len, rows))) > 1:
-        raise ValueError("inputs: wanted rows of one length in token_ids, and the same in the mask")
-    for mask in masks:
-        if not mask or not mask[0] or any(b and not a for a, b in itertools.pairwise(mask)):
-            raise ValueError(
-                "padding_mask: a prompt begins its row and has no holes; wanted True for at least "
-                f"the first id, then False, got {mask}"
-            )
-    return rows, masks, batched
-
-
-def _resized(inputs: Mapping[str, Any], length: int | None) -> dict[str, Any]:
-    """Rows cut, or padded with 0, to a length; None leaves them."""
-    rows, masks, batched = _prompt_rows(inputs)
-    if length is not None:
-        rows = [(row + [0] * length)[:length] for row in rows]
-        masks = [(mask + [False] * length)[:length] for mask in masks]
-    if batched:
-        return {"token_ids": rows, "padding_mask": masks}
-    return {"token_ids": rows[0], "padding_mask": masks[0]}
-
-
-def _filled(ids: list[int], mask: list[bool], new_ids: list[int]) -> tuple[list[int], list[bool]]:
-    """A row and its mask with new ids behind its prompt."""
-    known = sum(mask)
-    end = known + len(new_ids)
-    return ids[:known] + new_ids + ids[end:], mask[:known] + [True] * len(new_ids) + mask[end:]
-
-
-def _without(mask: list[Any], other: list[Any]) -> list[Any]:
-    """mask where other is not; each of mask's beams, where other has none."""
-    if mask and isinstance(mask[0], list):
-        others = other if isinstance(other[0], list) else [other] * len(mask)
-        return [_without(a, b) for a, b in zip(mask, others, strict=True)]
-    return [a and not b for a, b in zip(mask, other, strict=True)]
