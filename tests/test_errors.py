@@ -29,7 +29,8 @@ from gpt2web.url_folder import UrlFolder
 
 DOCS = (ROOT / "docs/errors.md").read_text("utf-8")
 CODE = re.compile(
-    r'"((?:device|checkpoint|download|storage|runtime|option|prompt)-[a-z-]+|busy|closed|internal)"'
+    r'"((?:device|checkpoint|download|storage|runtime|option|prompt)-[a-z-]+|busy|closed'
+    r'|edit-failed|internal)"'
 )
 SELF_TEST = selftest.run  # the fixture `devices` leaves it out
 
@@ -288,7 +289,15 @@ def worker_that_ends(page: Page) -> Any:
     return page.evaluate(LOADING)
 
 
+def an_edit_that_is_no_python(page: Page) -> Any:
+    edits = '{ "gpt2web/turn.py": "while True print()" }'
+    return page.evaluate(
+        LOADING.replace('load("stories")', f'load("stories", {{ edits: {edits} }})')
+    )
+
+
 IN_THE_PAGE: dict[str, Callable[[Page], Any]] = {
+    "edit-failed": an_edit_that_is_no_python,
     "runtime-damaged": other_wheel,
     "runtime-lost": worker_that_ends,
     "busy": in_use,

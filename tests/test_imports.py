@@ -19,7 +19,7 @@ LAYERS = (
     "array_checkpoint weights chunks decoder",
     "backbone variables layer masks embedding attention layers",
     "generate search stream selftest preset next_tokens inspection origin",
-    "causal_lm views",
+    "causal_lm views sources",
     "page preload convert __main__ __init__",
 )
 RANKS = {name: rank for rank, line in enumerate(LAYERS) for name in line.split()}

@@ -207,6 +207,7 @@ SIGNALLED = [
     "lm.tokenBytes([1], { signal })",
     "lm.inspect([1, 2], { signal })",
     "lm.parameters({ signal })",
+    "lm.sources({ signal })",
 ]
 
 

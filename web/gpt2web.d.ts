@@ -26,6 +26,7 @@ export type ErrorCode =
   | "runtime-damaged"
   | "runtime-lost"
   | "closed"
+  | "edit-failed"
   | "internal";
 
 /** The kind of an error, which is its `name`; with the code "internal" it may be any other. */
@@ -34,6 +35,7 @@ export type ErrorName =
   | "CheckpointError"
   | "ClosedError"
   | "DeviceError"
+  | "EditError"
   | "LoadError"
   | "TypeError"
   | "ValueError"
@@ -50,6 +52,8 @@ export interface Gpt2webError extends Error {
   code: ErrorCode;
   /** The traceback in the worker, for developers. */
   detail?: string;
+  /** Of a model with edits: the file, one of `sources`, and the line that it comes from. */
+  place?: { file: string; line: number };
 }
 
 /** How far a load is. */
@@ -85,6 +89,8 @@ export interface LoadOptions extends SignalOption {
   precision?: Precision | null;
   files?: Iterable<File>;
   download?: Download;
+  /** Texts to run instead of the package's own, by the paths of `Model.sources`. */
+  edits?: Readonly<Record<string, string>> | null;
 }
 
 export interface GenerateOptions {
@@ -231,6 +237,8 @@ export interface ModelInfo {
   readonly context: number;
   /** How Python came up. */
   readonly started: "anew" | "snapshot";
+  /** The files that `load` was given edits of. */
+  readonly edited: readonly string[];
 }
 
 /** A loaded model. Made by `load`. Sends itself a "change" event when `info`, `recovering` or `closed` changes. */
@@ -249,6 +257,8 @@ export interface Model extends EventTarget {
   /** Close it when it is not looked at any more. */
   inspect(tokenIds: ArrayLike<number>, options?: InspectOptions): Promise<Inspection>;
   parameters(options?: SignalOption): Promise<Parameter[]>;
+  /** The Python and WGSL that run, by path. */
+  sources(options?: SignalOption): Promise<Record<string, string>>;
   close(): void;
 }
 

@@ -54,14 +54,18 @@ const OPTIONS = {
  * @param {Iterable<File>} [options.files]  a model's own files instead of a folder under models/: read by
  *   slices where they lie, neither copied nor sent anywhere
  * @param {Download} [options.download]  to pause and resume the download with
+ * @param {Readonly<Record<string, string>> | null} [options.edits]  files of the Python package with texts to run instead of its own,
+ *   by the paths that `sources` of a model has. Nothing that is remembered of the unedited ones is used, and the
+ *   self-test, which an edited kernel would rightly fail, is not run. Never take these from a link or a file that
+ *   somebody else made: they are programs
  * @returns {Promise<Model>}
  * @throws {Error} with name DeviceError (no WebGPU, no adapter), CheckpointError (no such model, a
  *   damaged one, or one that can't be fetched), LoadError (a damaged copy of this folder). `code` says
  *   what can be done, here and in all other methods: see docs/errors.md
  */
 export async function load(name, options = {}) {
-  const names = ["onProgress", "onRequests", "signal", "precision", "files", "download"];
-  const { onProgress, onRequests, signal, precision, files, download } = known(options, names, "load");
+  const names = ["onProgress", "onRequests", "signal", "precision", "files", "download", "edits"];
+  const { onProgress, onRequests, signal, precision, files, download, edits } = known(options, names, "load");
   const own = files ? wholeModel([...files]) : null;
   const model = name === undefined ? (own?.name ?? "stories") : name;
   if (typeof model !== "string") {
@@ -70,6 +74,7 @@ export async function load(name, options = {}) {
   if (download !== undefined && !(download instanceof Download)) {
     throw invalid(`The option download must be a Download, not ${kind(download)}.`);
   }
+  const edited = editsOf(edits);
   if (!own && here.origin !== location.origin) {
     const wanted = `Models are fetched from the page's own origin, ${location.origin}, and this gpt2web.js is of ${here.origin}`;
     throw failure("CheckpointError", `${wanted}. Serve a copy of the folder there, or load a model's files.`, "download-refused");
@@ -88,11 +93,12 @@ export async function load(name, options = {}) {
       if (own) made.files = own.files;
       if (precision !== undefined && precision !== null) made.precision = precision; // else as stored
       if (download?.paused) made.paused = true;
+      if (edited) made.edits = edited;
       return made;
     };
     const info = await link.request(message, onProgress);
     link.loading = message;
-    if (info.started === "anew") makeSnapshotLater(link);
+    if (info.started === "anew" && !edited) makeSnapshotLater(link);
     return new Model(link, info);
   } catch (error) {
     link.close(error);
@@ -144,8 +150,8 @@ class Model extends EventTarget {
     this.#link = link;
     /**
      * model, adapter, backend, software, precision, kernels, selfTest, notice (a sentence where the
-     * precision is not the one asked for, or null), parameters, gpuBytes, context, and
-     * started: how Python came up, "anew" or from a "snapshot"
+     * precision is not the one asked for, or null), parameters, gpuBytes, context,
+     * started: how Python came up, "anew" or from a "snapshot", and edited: the files that `load` was given edits of
      */
     this.info = Object.freeze(info);
     link.onRecovering = (sentence, info) => {
@@ -239,6 +245,18 @@ class Model extends EventTarget {
   async parameters(options = {}) {
     const { signal } = known(options, ["signal"], "parameters");
     return abortable(this.#link.request(() => ({ type: "parameters" })), signal);
+  }
+
+  /**
+   * The Python and WGSL that run: the text of every file of the package by its path, "gpt2web/sampling.py" for
+   * instance; of edited ones the edited text.
+   *
+   * @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Record<string, string>>}
+   */
+  async sources(options = {}) {
+    const { signal } = known(options, ["signal"], "sources");
+    return abortable(this.#link.request(() => ({ type: "sources" })), signal);
   }
 
   /** Why it is of no use any more: the error that what is asked of it fails with; else null. */
@@ -391,6 +409,16 @@ async function makeSnapshotLater(link) {
     else worker.terminate(); // it has made it, or can't: the next visit starts anew, then
   };
   worker.onerror = () => worker.terminate();
+}
+
+/** A copy of the edits, null where there are none. */
+function editsOf(edits) {
+  if (edits === undefined || edits === null) return null;
+  const isTexts = typeof edits === "object" && Object.values(edits).every((text) => typeof text === "string");
+  if (!isTexts || Array.isArray(edits)) {
+    throw invalid("The option edits must be an object of texts by path, as sources() gives them.");
+  }
+  return Object.keys(edits).length > 0 ? { ...edits } : null;
 }
 
 /** How many rows a prompt is. */

@@ -17,6 +17,11 @@ export class HeadStart {
     this.#begun = this.#begun.then(async (begun) => begun && compile(begun, name, await remembered));
   }
 
+  /** Gives back what has been begun: nobody will take it. */
+  drop() {
+    this.take().then((begun) => begun?.device.destroy());
+  }
+
   /** A promise of {adapter, device, name, text, pipelines}, once; then of null. */
   take() {
     const begun = this.#begun;

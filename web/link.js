@@ -3,8 +3,9 @@
 //
 // To the worker                             From the worker, with the id of what it answers
 //   {type: "load", id, model, precision,      {type: "progress", id, stage, done, total, notice, and of
-//    paused, files: [{name, file: File}]}      stage "download" also stored} ...
-//    (from precision on where given)          {type: "result", id, value}
+//    paused, files: [{name, file: File}],      stage "download" also stored} ...
+//    edits: {path: text}}                     {type: "result", id, value}
+//    (from precision on where given)
 //   {type: "pause"}, {type: "resume"}         (the download of the load under way)
 //   {type: "generate", id, prompt, options,   {type: "started", id, seed}
 //    resume: [{ids, characters, finished}]}    (resume, of each row, where a worker that died had begun it)
@@ -14,12 +15,13 @@
 //   {type: "detokenize", id, ids}             {type: "result", id, value}
 //   {type: "bytes", id, ids}                  {type: "result", id, value}
 //   {type: "parameters", id}                  {type: "result", id, value}
+//   {type: "sources", id}                     {type: "result", id, value}
 //   {type: "inspect", id, inspection,         {type: "result", id, value}: null where it was closed before
 //    tokenIds, options}
 //   {type: "nextTokens", id, inspection,      {type: "result", id, value}
 //    options}
 //   {type: "closeInspection", inspection}     (inspection: a number that inspection.js gives)
-// Instead of the last answer there may be     {type: "error", id, error: {name, code, message, detail}}
+// Instead of the last answer there may be     {type: "error", id, error: {name, code, message, detail, place}}
 // Not about one message: {type: "alive"} (see HOLD) and {type: "ready"}, once each; {type: "requests",
 // requests} (see requests.js); {type: "broken", message} when it can't be started;
 // {type: "died", message} when it is of no use any more; {type: "recovering", message, info}: a sentence
@@ -239,11 +241,12 @@ export class Link {
   }
 }
 
-/** What the worker tells of an error, as an Error; `detail` has the traceback there, for developers. */
+/** What the worker tells of an error, as an Error; `detail` has the traceback there, `place` the line of an edited model. */
 export function received(error) {
   if (!error || error instanceof Error || error instanceof DOMException || !error.name) return error;
-  const { name, code, message, detail } = error;
+  const { name, code, message, detail, place } = error;
   const made = name === "TypeError" ? invalid(message) : failure(name, message, code);
   if (detail) made.detail = detail;
+  if (place) made.place = place;
   return made;
 }

@@ -29,16 +29,22 @@ export async function startRuntime() {
 /** Python, started as from the beginning; `options` are loadPyodide's. */
 export async function startAnew(options = {}) {
   const [pyodide, wheels] = await Promise.all([loadPyodide({ indexURL, ...options }), fetchWheels()]);
+  unpack(pyodide, wheels);
+  return pyodide;
+}
+
+/** Puts the files of wheels where Python finds them. */
+export function unpack(pyodide, wheels) {
   const site = pyodide.pyimport("site");
   const folders = site.getsitepackages();
   const extractDir = folders.get(0);
   folders.destroy();
   site.destroy();
   for (const wheel of wheels) pyodide.unpackArchive(wheel, "wheel", { extractDir });
-  return pyodide;
 }
 
-async function fetchWheels() {
+/** The wheels that Python is started with. */
+export async function fetchWheels() {
   const list = await (await get("wheels.json")).json();
   return Promise.all(list.map(fetchWheel));
 }

@@ -6,7 +6,7 @@ import { failure } from "./errors.js";
 import { HeadStart } from "./head_start.js";
 import { recall, remember } from "./remembered.js";
 import { watchRequests } from "./requests.js";
-import { startRuntime } from "./runtime.js";
+import { fetchWheels, startRuntime, unpack } from "./runtime.js";
 import { VERSION } from "./version.js";
 
 // A worker made from this file's own address would not have the page's Content-Security-Policy.
@@ -21,11 +21,13 @@ const post = (message) => postMessage(withNull(message.toJs({ dict_converter: Ob
 watchRequests((requests) => postMessage({ type: "requests", requests }));
 const adapter = findAdapter();
 const headStart = new HeadStart(adapter);
-const starting = start();
+let starting = start();
 starting.catch(() => {}); // told to whoever asks, below
 
 onmessage = async ({ data }) => {
-  if (data.type === "load") headStart.compile(`pipelines of ${data.model}, ${data.precision ?? "as stored"}`);
+  if (data.edits) headStart.drop(); // what is remembered is not of those files
+  else if (data.type === "load") headStart.compile(`pipelines of ${data.model}, ${data.precision ?? "as stored"}`);
+  if (data.edits || data.type === "sources") starting = starting.then(withFiles);
   let runtime;
   try {
     runtime = await starting;
@@ -54,7 +56,13 @@ async function start() {
   pyodide.registerJsModule("gpt2web_downloads", downloads); // for gpt2web/browser_folder.py
   const memory = { recall, remember, head_start: () => headStart.take() };
   const page = pyodide.pyimport("gpt2web.page").Page(here.href, post, started, memory);
-  return { pyodide, page };
+  return { pyodide, page, hasFiles: started === "anew" };
+}
+
+/** With our files in Python's file system, where a snapshot has none. */
+async function withFiles(runtime) {
+  if (!runtime.hasFiles) unpack(runtime.pyodide, await fetchWheels());
+  return { ...runtime, hasFiles: true };
 }
 
 /** Says at once, before a byte of the model is fetched, that there is nothing to run it on. */

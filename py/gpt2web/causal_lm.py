@@ -99,6 +99,7 @@ class GPT2CausalLM:
         progress: Progress | None = None,
         memory: Memory | None = None,
         recovering: Callable[[str | None], object] | None = None,
+        tested: bool = True,
     ) -> GPT2CausalLM:
         """Load a model folder in Hugging Face's layout onto the GPU.
 
@@ -116,6 +117,8 @@ class GPT2CausalLM:
                 run again, and pipelines are compiled before Python is up.
             recovering: called with a sentence when the weights begin to be put on another device
                 because theirs was lost, now or later, and with None when that is over.
+            tested: whether the GPU has to pass the self-test first. False is for kernels of your
+                own, which compute something else.
 
         A GPU without room for the precision gets the next smaller one, and `info` has a notice.
         Raises CheckpointError for what lies in the folder, also weights that are not finite;
@@ -133,7 +136,7 @@ class GPT2CausalLM:
         lm = cls(GPT2Backbone.from_config(config), preprocessor)
         lm.name = folder.name
         lm.add_start_token = add_start_token
-        lm.origin = Origin(folder, precision, adapter, memory, recovering)
+        lm.origin = Origin(folder, precision, adapter, memory, recovering, tested)
         await lm.origin.start(lm.backbone, progress, lm._warm_up)
         lm.backbone.restart = lm.origin.start
         return lm

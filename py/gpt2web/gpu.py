@@ -77,6 +77,15 @@ class OutOfMemory(DeviceError):
         self.had = had
 
 
+class ShaderError(Exception):
+    """A shader does not compile: its kernel, and the line of shader_source(name)."""
+
+    def __init__(self, name: str, line: int, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.line = line
+
+
 async def finished(promise: Awaitable[T]) -> T:
     """The result of a wgpu promise: awaited, or, under block_on, waited for.
 
@@ -455,6 +464,16 @@ class Device:
             )
         return Dispatch(pipeline, bind_group, x, y, z, name, tuple(bindings))
 
+    async def check_shader(self, name: str) -> None:
+        """Compile shaders/<name>.wgsl, and no pipeline of it, in the page. Raises ShaderError."""
+        self.device.push_error_scope("validation")  # else a later promise raised it, too
+        module = self.device.create_shader_module(label=name, code=shader_source(name))
+        await finished(self.device.pop_error_scope_async())
+        info = await finished(module.get_compilation_info_async())
+        for found in info.messages:
+            if found.type == "error":
+                raise ShaderError(name, found.line_num, found.message)
+
     async def pipelines(self, *kernels: str) -> None:
         """Wait for those that are being compiled: of these kernels, or all. `kernel` compiles what
         could not be, and says what is wrong with it."""
@@ -595,13 +614,32 @@ def shaped(data: memoryview, shape: tuple[int, ...], format: str) -> Any:
 @cache
 def shader_source(name: str) -> str:
     """The text of shaders/<name>.wgsl behind the files its first line includes."""
+    *included, (_, source) = _shader_parts(name)
+    return "\n".join(text for _, text in included) + source
+
+
+def shader_file(name: str, line: int) -> tuple[str, int]:
+    """The file, and its own line, that a line of shader_source(name) comes from."""
+    *included, (own, _) = _shader_parts(name)
+    begin = 0  # lines before the file
+    for number, (file, text) in enumerate(included, 1):
+        lines = text.count("\n") + (
+            number < len(included)
+        )  # the last one is not joined by a newline
+        if line <= begin + lines:
+            return file, line - begin
+        begin += lines
+    return own, line - begin
+
+
+def _shader_parts(name: str) -> list[tuple[str, str]]:
+    """(file, text) of each that its first line includes, and of shaders/<name>.wgsl itself."""
     folder = files("gpt2web.shaders")
     source = (folder / f"{name}.wgsl").read_text(encoding="utf-8")
     first, _, _ = source.partition("\n")
-    if not first.startswith("// include:"):
-        return source
-    included = first.removeprefix("// include:").split()
-    return "\n".join((folder / file).read_text(encoding="utf-8") for file in included) + source
+    included = first.removeprefix("// include:").split() if first.startswith("// include:") else []
+    parts = [(file, (folder / file).read_text(encoding="utf-8")) for file in included]
+    return [*parts, (f"{name}.wgsl", source)]
 
 
 def describe(adapter: Any) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
+from gpt2web import sources
 from gpt2web.causal_lm import GPT2CausalLM
 from gpt2web.checkpoint import CheckpointError
-from gpt2web.gpu import DeviceError
+from gpt2web.gpu import DeviceError, ShaderError
 from gpt2web.head_start import Memory
 from gpt2web.preset import hold_to_manifest, open_folder
 from gpt2web.stream import Piece, Sent, TextStream
@@ -36,15 +37,23 @@ class Page:
     post: takes each answer, a dict of numbers, strings, lists and dicts.
     started: how Python came up, "anew" or from a "snapshot".
     memory: what earlier visits found out about the GPU.
+    edited: files of this package that the reader has changed.
     """
 
     def __init__(
-        self, base_url: str, post: Post, started: str = "anew", memory: Memory | None = None
+        self,
+        base_url: str,
+        post: Post,
+        started: str = "anew",
+        memory: Memory | None = None,
+        edited: Collection[str] = (),
     ) -> None:
         self.base_url = base_url
         self.post = post
         self.started = started
         self.memory = memory
+        self.edited = edited
+        self.successor: Page | None = None  # of the edited package: it carries out all that comes
         self.lm: GPT2CausalLM | None = None
         self.loading: Loading | None = None
         self.under_way: dict[int, Generation] = {}
@@ -55,6 +64,10 @@ class Page:
         which this Python is of no use: its memory never shrinks."""
         number = message.get("id", 0)
         try:
+            if "edits" in message:
+                self.successor = self.edit(message.pop("edits"))
+            if self.successor is not None:
+                return await self.successor.handle(message)
             match message["type"]:
                 case "load":
                     self.result(number, await self.load(number, message))
@@ -83,12 +96,23 @@ class Page:
                     self.views.close(message["inspection"])
                 case "parameters":
                     self.result(number, self.views.parameters(self.loaded()))
+                case "sources":
+                    self.result(number, sources.read())
                 case unknown:
                     raise ValueError(f"there is no message of type {unknown!r}")
         except MemoryError:
             raise
         except Exception as error:
-            self.post({"type": "error", "id": number, "error": describe(error)})
+            described = describe(error, self.edited)
+            self.post({"type": "error", "id": number, "error": described})
+
+    def edit(self, edits: dict[str, str]) -> Page:
+        """The page of this package with some of its files edited; nothing that was remembered of
+        the files as they were is for it."""
+        self.edited = tuple(edits)  # what goes wrong from here on is theirs
+        module = sources.edit(edits)
+        page: Page = module.Page(self.base_url, self.post, self.started, None, self.edited)
+        return page
 
     async def load(self, number: int, message: Message) -> Message:
         """Loads a model in place of the one before; returns its info, keys in camelCase.
@@ -108,12 +132,15 @@ class Page:
                 folder = open_folder(message["model"], self.base_url)
             folder = await hold_to_manifest(folder, loading.download, loading.paused)
             loading.begin(folder)
+            if self.edited:
+                await sources.check_shaders(self.edited)
             self.lm = await GPT2CausalLM.from_preset_async(
                 folder,
                 precision=message.get("precision"),
                 progress=loading.model,
                 memory=self.memory,
                 recovering=self.recovering,
+                tested=not self.edited,
             )
         finally:
             self.loading = None
@@ -121,7 +148,9 @@ class Page:
         return self.info(self.lm)
 
     def info(self, lm: GPT2CausalLM) -> Message:
-        info = {**lm.info, "started": self.started}
+        info = {**lm.info, "started": self.started, "edited": list(self.edited)}
+        if self.edited:
+            info["self_test"] = "not run, as files were edited"
         return {camel_case(key): value for key, value in info.items()}
 
     def recovering(self, sentence: str | None) -> None:
@@ -293,21 +322,36 @@ def for_javascript(piece: Piece) -> Message:
     }
 
 
-def describe(error: Exception) -> Message:
-    """An exception as {name, code, message, detail}: the code is one of docs/errors.md, detail the
-    traceback, for developers.
+def describe(error: Exception, edited: Collection[str] = ()) -> Message:
+    """An exception as {name, code, message, detail, place}: the code is one of docs/errors.md,
+    detail the traceback, for developers; place, where files were edited, {file, line} or None.
 
-    A public error speaks for itself; of any other the message says that something is broken here.
+    A public error speaks for itself; of any other the message says that something is broken here,
+    or in the edited files.
     """
     detail = "".join(traceback.format_exception(error))
+    file, line = (sources.place_of(error, edited) if edited else None) or (None, 0)
+    place = {"file": file, "line": line} if file else None
     for public in PUBLIC_ERRORS:
-        if isinstance(error, public):
-            code = getattr(error, "code", "option-invalid")  # TypeError and ValueError are Python's
-            name, message = public.__name__, str(error)
-            return {"name": name, "code": code, "message": message, "detail": detail}
+        # TypeError and ValueError are Python's own, too
+        if isinstance(error, public) and (hasattr(error, "code") or file not in edited):
+            code, message = getattr(error, "code", "option-invalid"), str(error)
+            told = {"name": public.__name__, "code": code, "message": message}
+            return {**told, "detail": detail, "place": place}
     name = type(error).__name__
+    if edited:
+        kind = "WGSL" if isinstance(error, ShaderError) else name
+        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        where = f"{file}, line {line}: " if file else ""
+        message = (
+            f"The edited gpt2web failed: {where}{kind}: {said.rstrip('.')}. "
+            "Correct that, or load the model without edits"
+        )
+        told = {"name": "EditError", "code": "edit-failed", "message": message}
+        return {**told, "detail": detail, "place": place}
     message = f"Something in gpt2web went wrong that should not have ({name}: {error})."
-    return {"name": name, "code": "internal", "message": message, "detail": detail}
+    told = {"name": name, "code": "internal", "message": message}
+    return {**told, "detail": detail, "place": None}
 
 
 def camel_case(name: str) -> str:

@@ -15,7 +15,8 @@ export async function write(into: HTMLElement, files: FileList): Promise<number>
     precision: "int8",
     download,
   });
-  const own = await load("my model", { files });
+  const own = await load("my model", { files, edits: { "gpt2web/turn.py": (await lm.sources())["gpt2web/turn.py"] ?? "" } });
+  console.log(own.info.edited.join());
   own.close();
   const generation = lm.generate("Once upon a time", { maxNewTokens: 60, topK: 40, seed: 7, stop: ["."] });
   for await (const piece of generation) into.append(piece.text);
@@ -50,6 +51,7 @@ export async function remove(name: string): Promise<boolean> {
     return keepOffline();
   } catch (error) {
     if ((error as Gpt2webError).code === "busy") return false;
+    console.log((error as Gpt2webError).place?.line);
     throw error;
   }
 }
