@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "py" / "gpt2web"
 
 # A module may import from its own line (not in a circle) and from the lines above it.
 LAYERS = (
-    "arguments blocking nudge unicode_table",
+    "arguments blocking notebook nudge progress unicode_table",
     "config precision safetensors bpe vocabulary tokenizer tokenizer_files packer sampling",
     "preprocessor prompts checkpoint manifest webgpu url_folder browser_folder",
     "own_files sampler searchers samplers",
@@ -18,7 +18,7 @@ LAYERS = (
     "head_start kernels turn limits",
     "array_checkpoint weights chunks decoder",
     "backbone variables layer masks embedding attention layers",
-    "generate search stream selftest preset next_tokens inspection origin",
+    "generate search stream generation selftest preset next_tokens inspection origin",
     "causal_lm views sources",
     "page preload convert __main__ __init__",
 )

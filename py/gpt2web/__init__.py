@@ -5,6 +5,7 @@ from gpt2web.backbone import GPT2Backbone
 from gpt2web.causal_lm import GPT2CausalLM
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.config import GPT2Config
+from gpt2web.generation import Generation
 from gpt2web.gpu import DeviceError
 from gpt2web.inspection import Inspection
 from gpt2web.next_tokens import Candidate
@@ -24,6 +25,7 @@ __all__ = [
     "GPT2Config",
     "GPT2Preprocessor",
     "GPT2Tokenizer",
+    "Generation",
     "Inspection",
     "Piece",
     "StartEndPacker",

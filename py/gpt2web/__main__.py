@@ -13,7 +13,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -188,13 +187,6 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-def show_progress(what: str, done: int, total: int) -> None:
-    line = f"{what} {100 * done // max(total, 1):3d} %"
-    print(f"\r{line}", end="", file=sys.stderr, flush=True)
-    if done >= total:
-        print("\r" + " " * len(line) + "\r", end="", file=sys.stderr, flush=True)
-
-
 async def generate(options: argparse.Namespace, prompt: str) -> None:
     """Loads the model and writes what it makes, or with --info what runs it."""
     lm = await load(options)
@@ -217,8 +209,7 @@ async def score(options: argparse.Namespace, text: str) -> None:
     lm = await load(options)
     try:
         warn_if_slow(lm)
-        progress = partial(show_progress, "scoring") if sys.stderr.isatty() else None
-        found = await lm.log_probabilities_async(text, progress)
+        found = await lm.log_probabilities_async(text)
     finally:
         lm.close()
     if not found:
@@ -230,11 +221,7 @@ async def score(options: argparse.Namespace, text: str) -> None:
 
 
 async def load(options: argparse.Namespace) -> GPT2CausalLM:
-    return await GPT2CausalLM.from_preset_async(
-        options.model,
-        precision=options.precision,
-        progress=partial(show_progress, "loading") if sys.stderr.isatty() else None,
-    )
+    return await GPT2CausalLM.from_preset_async(options.model, precision=options.precision)
 
 
 def warn_if_slow(lm: GPT2CausalLM) -> None:

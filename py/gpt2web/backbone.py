@@ -15,9 +15,10 @@ from gpt2web.chunks import uncached_states
 from gpt2web.config import GPT2Config
 from gpt2web.embedding import ReverseEmbedding
 from gpt2web.gpu import MAX_ROWS, Device, DeviceError, Tensor
-from gpt2web.limits import Parameter, parameters
+from gpt2web.limits import Parameters, parameters
+from gpt2web.progress import Report
 from gpt2web.turn import Turn
-from gpt2web.weights import Progress, Source, Weights
+from gpt2web.weights import Source, Weights
 
 DTYPES = {"float32": "f32", "float16": "f16"}  # Keras's words
 
@@ -241,7 +242,7 @@ class GPT2Backbone:
         """The number of weights; the head is the token embedding, so it is counted once."""
         return self.config.num_parameters
 
-    def parameters(self) -> list[Parameter]:
+    def parameters(self) -> Parameters:
         """Where the weights are: every tensor's name and shape in a checkpoint, its parameters,
         the precision it is kept in, and its bytes on the GPU."""
         return parameters(self.config, self.precision)
@@ -250,7 +251,7 @@ class GPT2Backbone:
         """The model's parts, with shapes and parameters, as a table."""
         return self.config.summary()
 
-    async def load(self, checkpoint: Source, progress: Progress | None = None) -> None:
+    async def load(self, checkpoint: Source, progress: Report | None = None) -> None:
         """Stream the weights of a checkpoint onto the GPU; nothing half-loaded stays behind."""
         await self._turn.take()
         try:
@@ -282,7 +283,7 @@ class GPT2Backbone:
             self.device = await Device.request()
         return await Weights.with_room(self.device, self.config, self.precision)
 
-    async def fill(self, checkpoint: Source, progress: Progress | None = None) -> None:
+    async def fill(self, checkpoint: Source, progress: Report | None = None) -> None:
         """`load`, for whoever has the turn."""
         await self._replace(lambda weights: weights.load(checkpoint, progress))
 

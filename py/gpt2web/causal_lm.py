@@ -23,11 +23,12 @@ from gpt2web.blocking import block_on, blocking
 from gpt2web.checkpoint import Folder
 from gpt2web.chunks import KVCache, hidden_states, logits_of, losses_of, uncached_states
 from gpt2web.decoder import Decoder
-from gpt2web.generate import Request, Run, Session, collect
+from gpt2web.generate import Request, Run, Session, Tally, collect
+from gpt2web.generation import write
 from gpt2web.gpu import MAX_ROWS, Device, DeviceLost, OutOfMemory, Tensor
 from gpt2web.head_start import Memory
 from gpt2web.inspection import MAX_TOP, Inspection, inspect
-from gpt2web.limits import Parameter
+from gpt2web.limits import Parameters
 from gpt2web.origin import Origin
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
 from gpt2web.preset import (
@@ -38,6 +39,7 @@ from gpt2web.preset import (
     read_tokenizer,
     reads_start_token,
 )
+from gpt2web.progress import Progress, shown
 from gpt2web.prompts import filled, prompt_rows, prompts_of, resized, without
 from gpt2web.sampler import check_seed, draw_seed
 from gpt2web.sampling import Sampling
@@ -46,7 +48,7 @@ from gpt2web.searchers import BeamSampler, ContrastiveSampler
 from gpt2web.stream import TextStream
 from gpt2web.tokenizer import GPT2Tokenizer
 from gpt2web.turn import Turn
-from gpt2web.weights import Progress, Weights
+from gpt2web.weights import Weights
 
 MAX_ALTERNATIVES = 100  # log-probabilities of other ids with each id
 
@@ -96,7 +98,7 @@ class GPT2CausalLM:
         precision: str | None = None,
         adapter: str | None = None,
         base_url: str | None = None,
-        progress: Progress | None = None,
+        progress: Progress = None,
         memory: Memory | None = None,
         recovering: Callable[[str | None], object] | None = None,
         tested: bool = True,
@@ -112,7 +114,7 @@ class GPT2CausalLM:
                 whatever it is.
             adapter: part of the name of the GPU to use; natively only.
             base_url: in the page, where models/ lies.
-            progress: called with (bytes done, bytes in all).
+            progress: of its bytes: see progress.py.
             memory: in the page, what earlier visits found out: a self-test that has passed is not
                 run again, and pipelines are compiled before Python is up.
             recovering: called with a sentence when the weights begin to be put on another device
@@ -137,7 +139,8 @@ class GPT2CausalLM:
         lm.name = folder.name
         lm.add_start_token = add_start_token
         lm.origin = Origin(folder, precision, adapter, memory, recovering, tested)
-        await lm.origin.start(lm.backbone, progress, lm._warm_up)
+        with shown(progress, "loading", "B") as report:
+            await lm.origin.start(lm.backbone, report, lm._warm_up)
         lm.backbone.restart = lm.origin.start
         return lm
 
@@ -187,7 +190,7 @@ class GPT2CausalLM:
         """The number of weights; the head is the token embedding, so it is counted once."""
         return self.backbone.count_params()
 
-    def parameters(self) -> list[Parameter]:
+    def parameters(self) -> Parameters:
         """A map of the model: GPT2Backbone.parameters."""
         return self.backbone.parameters()
 
@@ -309,6 +312,55 @@ class GPT2CausalLM:
             length=self._length(requests),
         )
 
+    async def write_async(
+        self,
+        prompt: str | Sequence[int] | Sequence[str | Sequence[int]],
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        parse_special: bool = False,
+        steps_per_submit: int | None = None,
+        top: int = 5,
+        show: bool | None = None,
+    ) -> Any:
+        """What `stream` writes, as a whole: a Generation, and for a list of prompts Generations.
+
+        Args:
+            prompt and the others: as stream has them.
+            top: how many alternatives to keep with each token (1 to 100).
+            show: whether it can be watched while it is written, in a notebook in colours, elsewhere
+                as text on standard output. None: in a notebook only.
+
+        Natively, while the plain form is watched, an interrupt ends the text and gives back what
+        there is, with the finish_reason "cancelled"; a second one, or the first of a text that is
+        not shown, raises KeyboardInterrupt.
+        """
+        settings: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "seed": seed,
+            "stop": stop,
+            "parse_special": parse_special,
+        }
+        top = _count("top", top, 1, MAX_ALTERNATIVES)
+        stream = self.stream(prompt, logprobs=top, steps_per_submit=steps_per_submit, **settings)
+        rows = prompts_of(prompt)
+        texts = [row if isinstance(row, str) else self.tokenizer.detokenize(row) for row in rows]
+        found = await write(stream, texts, settings, self.name, show)
+        return found[0] if isinstance(prompt, str) or rows == [to_lists(prompt)] else found
+
+    write = blocking(write_async)
+
     def prompt_ids(self, text: str, parse_special: bool = False) -> list[int]:
         """The ids that `stream` continues: the text's, behind <|endoftext|> where the model wants
         it, or where there is no text."""
@@ -324,6 +376,8 @@ class GPT2CausalLM:
         max_length: int | None = None,
         stop_token_ids: str | Sequence[int] | None = "auto",
         strip_prompt: bool = False,
+        *,
+        progress: Progress = None,
     ) -> Any:
         """Continue prompts with the compiled sampler.
 
@@ -335,6 +389,7 @@ class GPT2CausalLM:
                 the preprocessor's sequence_length, or the ids' own length. A longer prompt is cut.
             stop_token_ids: ids that end a row; "auto" is the end token, None none.
             strip_prompt: return only what follows the prompt.
+            progress: of the ids to generate, which are fewer where rows end early: see progress.py.
 
         Returns what came in: a text, a list, or a dict whose mask is True through the first new
         stop id. With BeamSampler(return_all_beams=True), for each text its beams, [(text, score)],
@@ -360,7 +415,7 @@ class GPT2CausalLM:
                 self.preprocessor.sequence_length, self.backbone.config.max_sequence_length
             )
             prompt = self.preprocessor.generate_preprocess(texts, length)
-        outputs = await self.generate_step_async(prompt, stop_ids)
+        outputs = await self.generate_step_async(prompt, stop_ids, progress=progress)
         if strip_prompt:
             outputs["padding_mask"] = without(outputs["padding_mask"], prompt["padding_mask"])
         if isinstance(inputs, Mapping):
@@ -384,7 +439,11 @@ class GPT2CausalLM:
         ]
 
     async def generate_step_async(
-        self, inputs: Mapping[str, Any], stop_token_ids: Iterable[int] | None = None
+        self,
+        inputs: Mapping[str, Any],
+        stop_token_ids: Iterable[int] | None = None,
+        *,
+        progress: Progress = None,
     ) -> dict[str, Any]:
         """Fill rows of ids behind their prompts, with the compiled sampler.
 
@@ -392,6 +451,7 @@ class GPT2CausalLM:
             inputs: {"token_ids": [batch, length], "padding_mask": the same}; each row begins with
                 its prompt, where the mask is True. One row may come flat.
             stop_token_ids: ids after which a row is left as it was.
+            progress: of the ids: see progress.py.
 
         Returns {"token_ids", "padding_mask"} of the same shape: prompts are never overwritten, the
         mask is True through the first new stop id. With BeamSampler(return_all_beams=True) each row
@@ -421,13 +481,17 @@ class GPT2CausalLM:
             )
         sampler.calls += 1
         found: list[list[Beam]] = []
-        for start in range(0, len(requests), at_once):
-            batch = requests[start : start + at_once]
-            if isinstance(sampler, BeamSampler | ContrastiveSampler):
-                found += await search(self, batch, self._length(batch, sampler), sampler)
-            else:
+        with shown(progress, "generating") as report:
+            tally = Tally(report, requests)
+            for start in range(0, len(requests), at_once):
+                batch = requests[start : start + at_once]
+                tally.begin(start)
                 length = self._length(batch, sampler)
-                found += [[Beam(new, 0.0)] for new in await collect(self, batch, length, sampler)]
+                if isinstance(sampler, BeamSampler | ContrastiveSampler):
+                    found += await search(self, batch, length, sampler, tally)
+                else:
+                    rows_ids = await collect(self, batch, length, sampler, tally)
+                    found += [[Beam(new, 0.0)] for new in rows_ids]
         beams = [
             [filled(ids, mask, beam.ids) for beam in own]
             for ids, mask, own in zip(rows, masks, found, strict=True)
@@ -579,22 +643,23 @@ class GPT2CausalLM:
     score = blocking(score_async)
 
     async def log_probabilities_async(
-        self, text: str, progress: Progress | None = None
+        self, text: str, progress: Progress = None
     ) -> list[tuple[int, float]]:
         """Each id of a text with its natural log-probability after those before it.
 
-        A text longer than the context is taken in `windows`. progress: called with (ids done, ids
-        in all) behind each.
+        A text longer than the context is taken in `windows`. progress: of its ids, told behind
+        each window: see progress.py.
         """
         windows = self.windows(text)
         total = sum(len(targets) for _, targets in windows)
         found: list[tuple[int, float]] = []
-        for inputs, targets in windows:
-            losses = await (await self.score_async([inputs], None, "loss", [targets])).read()
-            values = losses.cast("B").cast("f")
-            found += [(i, -loss) for i, loss in zip(targets, values, strict=True)]
-            if progress is not None:
-                progress(len(found), total)
+        with shown(progress, "scoring") as report:
+            for inputs, targets in windows:
+                losses = await (await self.score_async([inputs], None, "loss", [targets])).read()
+                values = losses.cast("B").cast("f")
+                found += [(i, -loss) for i, loss in zip(targets, values, strict=True)]
+                if report is not None:
+                    report(len(found), total)
         return found
 
     log_probabilities = blocking(log_probabilities_async)
@@ -615,9 +680,9 @@ class GPT2CausalLM:
             found.append((window[:-1], window[1:]))
         return found
 
-    async def perplexity_async(self, text: str) -> float:
+    async def perplexity_async(self, text: str, *, progress: Progress = None) -> float:
         """exp of the mean loss of a text's ids, as log_probabilities_async gives them."""
-        found = await self.log_probabilities_async(text)
+        found = await self.log_probabilities_async(text, progress)
         if not found:
             raise ValueError("perplexity: the text has no token that another one foretells")
         return math.exp(-math.fsum(logprob for _, logprob in found) / len(found))

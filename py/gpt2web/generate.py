@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ from gpt2web import kernels
 from gpt2web.chunks import Span
 from gpt2web.decoder import Decoder
 from gpt2web.gpu import MAX_ROWS, DeviceError, DeviceLost, Dispatch, Readback
+from gpt2web.progress import Report
 from gpt2web.sampler import Sampler, checked_ids
 from gpt2web.sampling import Sampling, bit_words
 from gpt2web.turn import Turn
@@ -332,8 +333,39 @@ class Host(Protocol):
         """Raises DeviceLost, also when a device was lost while it was put in another's place."""
 
 
+class Tally:
+    """Counts the ids of a batch, and of the others of its call, for whom `report` is not None.
+
+    In all there are as many as the rows may have, less what those that end early leave out.
+    """
+
+    def __init__(self, report: Report | None, requests: Sequence[Request]) -> None:
+        self._report = report
+        self._counts = [0] * len(requests)
+        self._limits = [request.limit for request in requests]
+        self._first = 0
+
+    def begin(self, first: int) -> None:
+        """What is counted from now on are requests from this one on."""
+        self._first = first
+
+    def count(self, ids: Iterable[Sequence[int]], running: set[int]) -> None:
+        """A batch's rows so far, and which of them go on."""
+        if self._report is None:
+            return
+        for row, found in enumerate(ids):
+            self._counts[self._first + row] = len(found)
+            if row not in running:
+                self._limits[self._first + row] = len(found)
+        self._report(sum(self._counts), sum(self._limits))
+
+
 async def collect(
-    host: Host, requests: Sequence[Request], length: int, sampler: Sampler | None = None
+    host: Host,
+    requests: Sequence[Request],
+    length: int,
+    sampler: Sampler | None = None,
+    tally: Tally | None = None,
 ) -> list[list[int]]:
     """The ids that a batch of prompts generates; a stop id is the last of its row.
 
@@ -358,6 +390,8 @@ async def collect(
                         await run.choose(sampler)
                     else:
                         await run.read()
+                    if tally is not None:
+                        tally.count(ids, run.running)
                 return ids
             except DeviceLost as error:
                 losses.add(error, sum(map(len, ids)))

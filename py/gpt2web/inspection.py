@@ -8,13 +8,15 @@ model that nobody looks into has none of them, and its steps stay what they are.
 
 from __future__ import annotations
 
+import math
 import struct
+import sys
 from typing import Protocol
 from weakref import WeakSet
 
 from gpt2web import kernels
 from gpt2web.arguments import whole_number
-from gpt2web.blocking import blocking
+from gpt2web.blocking import block_on, blocking
 from gpt2web.chunks import Span
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Losses, common_length
@@ -26,6 +28,7 @@ from gpt2web.tokenizer import GPT2Tokenizer
 from gpt2web.turn import Turn
 
 MAX_TOP = 100  # ids listed
+SHOWN = 5  # of the lens, in a notebook
 LENS_ROWS = 16  # layers whose logits are held together
 
 
@@ -93,6 +96,39 @@ class Inspection:
             self._turn.give()
 
     next_tokens = blocking(next_tokens_async)
+
+    def _repr_html_(self) -> str:
+        """The last layer's attention, and the lens. Attention is read from the GPU for this, so it
+        is missing where that would have to be awaited, and once it is closed."""
+        from gpt2web.notebook import heat_html, joined, percent, table_html, visible
+
+        names = [self._name(id_) for id_ in self.token_ids]
+        parts = []
+        if not self.closed and sys.platform != "emscripten":
+            data = block_on(self.attention.read(), "inspection.attention.read")
+            layers, heads, length = self.attention.shape
+            values = data.cast("B").cast("f").tolist()[-heads * length :]
+            rows = [values[head * length :][:length] for head in range(heads)]
+            title = f"What the heads of layer {layers - 1} look at from {visible(names[-1])}"
+            parts.append(heat_html(title, names, rows))
+        if self.lens:
+            lines = [
+                (
+                    f"layer {n - 1}" if n else "embedding",
+                    *(
+                        f"{visible(self._name(id_))} {percent(math.exp(logprob))}"
+                        for id_, logprob in layer[:SHOWN]
+                    ),
+                )
+                for n, layer in enumerate(self.lens)
+            ]
+            head = ("behind", *(str(n + 1) for n in range(len(lines[0]) - 1)))
+            title = f"What each layer would say next, behind {visible(names[-1])}"
+            parts.append(table_html(title, head, lines))
+        return joined(parts)
+
+    def _name(self, id_: int) -> str:
+        return self._tokenizer.detokenize([id_]) if self._tokenizer else str(id_)
 
     async def look(self, decoder: Decoder, top: int) -> None:
         """Compute it all, by a decoder of one row; for `inspect`, at the model's turn."""

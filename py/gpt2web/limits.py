@@ -122,7 +122,28 @@ class Parameter(NamedTuple):
     gpu_bytes: int
 
 
-def parameters(config: GPT2Config, precision: str) -> list[Parameter]:
+class Parameters(list[Parameter]):
+    """Every tensor of a model, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        from gpt2web.notebook import table_html
+
+        count, size = sum(p.parameters for p in self), sum(p.gpu_bytes for p in self)
+        rows = [
+            (
+                parameter.name,
+                " × ".join(map(str, parameter.shape)),
+                f"{parameter.parameters:,}",
+                parameter.precision,
+                f"{parameter.gpu_bytes:,}",
+            )
+            for parameter in self
+        ]
+        head = ("tensor", "shape", "parameters", "precision", "bytes on a GPU")
+        return table_html(f"{count:,} parameters, {size:,} bytes on a GPU", head, rows)
+
+
+def parameters(config: GPT2Config, precision: str) -> Parameters:
     """Every tensor of a model in a precision, in the order that a text passes them; the head is
     wte.weight again."""
     kept = {bits: name for name, bits in BITS.items()}
@@ -134,7 +155,7 @@ def parameters(config: GPT2Config, precision: str) -> list[Parameter]:
             words = math.prod(packed_shape(*matrix_shape(name, shape), bits))
         size = max(16, -(-4 * words // 16) * 16)  # as Device.tensor_bytes rounds it up
         found.append(Parameter(name, shape, count, kept[bits], size))
-    return found
+    return Parameters(found)
 
 
 def weights_bytes(config: GPT2Config, precision: str) -> int:

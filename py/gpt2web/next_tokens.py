@@ -3,6 +3,7 @@ for people to look at. Nothing is drawn."""
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -40,6 +41,17 @@ class NextTokens(list[Candidate]):
     def __init__(self, candidates: Iterable[Candidate], kept: int) -> None:
         super().__init__(candidates)
         self.kept = kept
+
+    def _repr_html_(self) -> str:
+        from gpt2web.notebook import bars_html
+
+        columns = {
+            "of the model": [math.exp(one.logprob) for one in self],
+            "after temperature": [one.after_temperature for one in self],
+            "after cuts": [one.after_cuts for one in self],
+        }
+        names = [one.text or str(one.id) for one in self]
+        return bars_html(f"What may come next: {self.kept:,} can be drawn", names, columns)
 
 
 class Stages:

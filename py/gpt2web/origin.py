@@ -15,7 +15,8 @@ from gpt2web.gpu import Device, DeviceError, DeviceLost, OutOfMemory
 from gpt2web.head_start import Memory, open_device, write_pipelines
 from gpt2web.limits import check_cache, weights_bytes
 from gpt2web.precision import PRECISIONS, choose_precision, is_packed
-from gpt2web.weights import LOADING_KERNELS, Progress
+from gpt2web.progress import Report
+from gpt2web.weights import LOADING_KERNELS
 
 RESTARTING = "The graphics card was lost; starting it again."
 # Seconds between tries to get a device anew: a browser's GPU process takes a while to come back.
@@ -56,7 +57,7 @@ class Origin:
     async def start(
         self,
         backbone: GPT2Backbone,
-        progress: Progress | None = None,
+        progress: Report | None = None,
         warm_up: WarmUp | None = None,
     ) -> None:
         """Put a device with the weights into the backbone, in place of the one it has.
@@ -93,7 +94,7 @@ class Origin:
                 self.recovering(sentence)
 
     async def _load(
-        self, backbone: GPT2Backbone, progress: Progress | None, warm_up: WarmUp | None
+        self, backbone: GPT2Backbone, progress: Report | None, warm_up: WarmUp | None
     ) -> None:
         """One try: folder -> device -> kernels that compute as they should -> weights."""
         config, memory = backbone.config, self.memory

@@ -15,7 +15,8 @@ from importlib.resources import files
 import gpt2web
 from gpt2web import gpu, selftest
 
-NATIVE = ("__main__", "convert", "url_folder")  # what never runs in the page
+# What never runs in the page: what is native only, and what shows things in a notebook.
+NATIVE = ("__main__", "convert", "notebook", "url_folder")
 
 
 def preload() -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from gpt2web import kernels
 from gpt2web.chunks import Chunks, Span
-from gpt2web.generate import Host, Losses, Request, Session, Submit
+from gpt2web.generate import Host, Losses, Request, Session, Submit, Tally
 from gpt2web.gpu import MAX_ROWS, DeviceLost, Readback, Tensor
 from gpt2web.sampling import Sampling, bit_words
 from gpt2web.searchers import BeamSampler, ContrastiveSampler, Ranked
@@ -153,7 +153,11 @@ _DONE = struct.pack("<4I", 0, 0, 0, 1)
 
 
 async def search(
-    host: Host, requests: Sequence[Request], length: int, sampler: BeamSampler | ContrastiveSampler
+    host: Host,
+    requests: Sequence[Request],
+    length: int,
+    sampler: BeamSampler | ContrastiveSampler,
+    tally: Tally,
 ) -> list[list[Beam]]:
     """The continuations of each prompt, best first; a stop id is the last of one.
 
@@ -164,7 +168,7 @@ async def search(
     if any(request.limit for request in requests):
         await host.turn.take()
         try:
-            found = await _searched(host, requests, length, sampler)
+            found = await _searched(host, requests, length, sampler, tally)
         finally:
             host.turn.give()
     wanted = sampler.num_beams if isinstance(sampler, BeamSampler) else 1
@@ -172,7 +176,11 @@ async def search(
 
 
 async def _searched(
-    host: Host, requests: Sequence[Request], length: int, sampler: BeamSampler | ContrastiveSampler
+    host: Host,
+    requests: Sequence[Request],
+    length: int,
+    sampler: BeamSampler | ContrastiveSampler,
+    tally: Tally,
 ) -> list[list[Beam]]:
     """Begins again where the device is lost: nothing is drawn, so it finds the same."""
     width, losses = sampler.rows_per_prompt, Losses()
@@ -180,14 +188,14 @@ async def _searched(
         try:
             session = await host.session(width * len(requests), length, width)
             if isinstance(sampler, BeamSampler):
-                return await _beam_search(session, requests, sampler)
-            return await _contrastive_search(session, requests, sampler)
+                return await _beam_search(session, requests, sampler, tally)
+            return await _contrastive_search(session, requests, sampler, tally)
         except DeviceLost as error:
             losses.add(error)
 
 
 async def _beam_search(
-    session: Session, requests: Sequence[Request], sampler: BeamSampler
+    session: Session, requests: Sequence[Request], sampler: BeamSampler, tally: Tally
 ) -> list[list[Beam]]:
     prompts = [request.prompt for request in requests]
     beams = [[Beam([], 0.0, row)] for row in range(len(prompts))]
@@ -217,6 +225,7 @@ async def _beam_search(
                 for (_, parent, _), beam in zip(best, beams[p], strict=True):
                     if beam.row != parents[parent].row:
                         moves[beam.row] = (parents[parent].row, first, end)
+            tally.count([own[0].ids for own in beams], running)
             if moves:
                 rows.move(moves)
     finally:
@@ -246,7 +255,7 @@ def _children(
 
 
 async def _contrastive_search(
-    session: Session, requests: Sequence[Request], sampler: ContrastiveSampler
+    session: Session, requests: Sequence[Request], sampler: ContrastiveSampler, tally: Tally
 ) -> list[list[Beam]]:
     decoder = session.decoder
     device, hidden = decoder.device, decoder.config.hidden_dim
@@ -297,6 +306,7 @@ async def _contrastive_search(
                 copies.append(keep(p, winner, position))
                 others = (row for row in range(p, decoder.rows, count) if row != winner)
                 moves |= {row: (winner, position, position + 1) for row in others}
+            tally.count(ids, running)
     finally:
         rows.destroy()
         chunks.destroy()

@@ -128,7 +128,8 @@ class _RowText:
 class TextStream:
     """An async iterator of Piece: `async for piece in lm.stream(prompt)`.
 
-    seed: what the random numbers came from, also when it was drawn. `cancel()` ends it with a last
+    seed: what the random numbers came from, also when it was drawn. prompts: of each row, the ids
+    that it goes on from. `cancel()` ends it with a last
     piece; leave it early only through `aclose()` or `async with`, or drop it.
     """
 
@@ -146,6 +147,8 @@ class TextStream:
         length: int,
     ) -> None:
         self.seed = seed
+        self.tokenizer = tokenizer
+        self.prompts = [request.prompt for request in requests]
         self._host = host
         self._requests = requests
         self._reasons = reasons  # what a row's own limit means: "length" or "context"

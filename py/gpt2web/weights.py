@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
@@ -29,9 +29,8 @@ from gpt2web.precision import (
     matrix_shape,
     packed_shape,
 )
+from gpt2web.progress import Report
 from gpt2web.safetensors import Stream
-
-Progress = Callable[[int, int], object]  # bytes done, bytes in all
 
 LOADING_KERNELS = ("pack", "quantize", "copy_words")
 PIECE_BYTES = 4 << 20  # of a tensor, uploaded at a time
@@ -103,7 +102,7 @@ class Weights:
     def norm(self, name: str) -> Norm:
         return Norm(self.vectors[f"{name}.weight"], self.vectors[f"{name}.bias"])
 
-    async def load(self, checkpoint: Source, progress: Progress | None = None) -> None:
+    async def load(self, checkpoint: Source, progress: Report | None = None) -> None:
         """Stream a checkpoint onto the GPU.
 
         Raises CheckpointError where a file breaks off or a tensor holds values that are not finite
@@ -166,7 +165,7 @@ def allocate(device: Device, k: int, columns: int, bits: int) -> Weight:
 class _Loader:
     """Takes tensors one after another through one staging tensor on the GPU."""
 
-    def __init__(self, weights: Weights, total_bytes: int, progress: Progress | None) -> None:
+    def __init__(self, weights: Weights, total_bytes: int, progress: Report | None) -> None:
         self.weights = weights
         self.device = weights.device
         self.total_bytes = total_bytes

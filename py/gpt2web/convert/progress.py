@@ -1,14 +1,12 @@
-"""One line on a terminal that says how far a long step is; elsewhere a line at each tenth."""
+"""How far a long step is: tqdm's bar on a terminal; elsewhere, in a log, a line at each tenth."""
 
 from __future__ import annotations
 
 import sys
-import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-BAR = 24  # characters
-REDRAW = 0.1  # seconds
+from tqdm import tqdm
 
 
 class Progress:
@@ -17,12 +15,20 @@ class Progress:
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._title = title
         self._total = max(1, total)
-        self._first = self._done = done
-        self._start = time.monotonic()
-        self._drawn = -1.0
+        self._first = done
         self._tenth = 10 * done // self._total
+        self._bar: Any = None
 
     def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                desc=self._title,
+                total=self._total,
+                initial=self._first,
+                unit="B",
+                unit_scale=True,
+                dynamic_ncols=True,
+            )
         return self
 
     def __exit__(
@@ -31,29 +37,13 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if sys.stderr.isatty():
-            self._draw()
-            print(file=sys.stderr)
+        if self._bar is not None:
+            self._bar.close()
 
     def at(self, done: int) -> None:
         """So many bytes are done."""
-        self._done = done
-        now = time.monotonic()
-        if sys.stderr.isatty():
-            if now - self._drawn >= REDRAW:
-                self._drawn = now
-                self._draw()
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
         elif 10 * done // self._total > self._tenth:
             self._tenth = 10 * done // self._total
             print(f"{self._title}: {self._tenth * 10} %", file=sys.stderr, flush=True)
-
-    def _draw(self) -> None:
-        part = min(1.0, self._done / self._total)
-        bar = "#" * int(part * BAR)
-        rate = (self._done - self._first) / max(1e-3, time.monotonic() - self._start)
-        left = (self._total - self._done) / rate if rate else 0.0
-        text = (
-            f"{self._title} [{bar:<{BAR}}] {self._done / 1e6:,.0f} of {self._total / 1e6:,.0f} MB, "
-            f"{rate / 1e6:.1f} MB/s, {left // 60:.0f}:{left % 60:02.0f} left"
-        )
-        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
