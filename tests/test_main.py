@@ -61,9 +61,7 @@ class FakeModel:
         self.preprocessor = types.SimpleNamespace(tokenizer=tokenizer)
 
     @classmethod
-    async def from_preset_async(
-        cls, name: str, precision: str | None = None, progress: Any = None
-    ) -> "FakeModel":
+    async def from_preset_async(cls, name: str, precision: str | None = None) -> "FakeModel":
         cls.calls.append(("model", f"{name} in {precision}" if precision else name))
         return cls()
 
@@ -74,15 +72,10 @@ class FakeModel:
         pieces = [FakePiece(text) for text in self.pieces]
         return FakeStream([*pieces, FakePiece("", self.reason)], options)
 
-    async def log_probabilities_async(
-        self, text: str, progress: Any = None
-    ) -> list[tuple[int, float]]:
+    async def log_probabilities_async(self, text: str) -> list[tuple[int, float]]:
         self.calls.append(("score", text))
         if self.error:
             raise self.error
-        if progress:
-            progress(1, len(text))
-            progress(len(text), len(text))
         return [(ord(character), -0.5 - (i % 2)) for i, character in enumerate(text)]
 
     def close(self) -> None:
@@ -326,20 +319,6 @@ def test_score_reads_standard_input_as_it_is(
     assert main(["score", "-"]) == 0
     assert model.calls[1] == ("score", "a\n\n")
     assert capsys.readouterr().out.startswith("tokens: 3\n")
-
-
-def test_score_shows_progress_on_a_terminal_and_takes_it_away(
-    model: type[FakeModel],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (tmp_path / "text").write_text("abcd")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert main(["score", str(tmp_path / "text")]) == 0
-    captured = capsys.readouterr()
-    assert captured.err == "\rscoring  25 %\rscoring 100 %\r             \r"
-    assert captured.out.startswith("tokens: 4\n")
 
 
 def test_score_names_a_file_that_is_not_there_or_no_text(

@@ -302,4 +302,4 @@ def test_a_preloaded_package_reads_nothing_more(monkeypatch: pytest.MonkeyPatch)
 
 def test_only_modules_that_cannot_run_in_the_page_are_left_out() -> None:
     everything = {path.stem for path in (ROOT / "py/gpt2web").glob("*.py")} - {"__init__"}
-    assert everything - set(preload.module_names()) == {"__main__", "url_folder"}
+    assert everything - set(preload.module_names()) == {"__main__", "notebook", "url_folder"}

@@ -352,7 +352,7 @@ class GPT2CausalLM:
             "stop": stop,
             "parse_special": parse_special,
         }
-        top = _count("top", top, 1, MAX_ALTERNATIVES)
+        top = count("top", top, 1, MAX_ALTERNATIVES)
         stream = self.stream(prompt, logprobs=top, steps_per_submit=steps_per_submit, **settings)
         rows = prompts_of(prompt)
         texts = [row if isinstance(row, str) else self.tokenizer.detokenize(row) for row in rows]

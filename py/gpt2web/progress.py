@@ -51,17 +51,19 @@ class Bar:
         self._bar: Any = None
         self._missing = False
         if always:
-            self._open()
+            self._open(0, None)
 
     def report(self, done: int, total: int) -> None:
         """So much is done, of so much."""
         if self._bar is None and not self._missing and time.time() - self._start >= DELAY:
-            self._open()
+            self._open(done, total)
         if self._bar is not None:
             self._bar.total = total
             self._bar.update(done - self._bar.n)
+            if done >= total:
+                self._bar.refresh()  # what follows, as compiling, is not counted
 
-    def _open(self) -> None:
+    def _open(self, done: int, total: int | None) -> None:
         try:
             from tqdm.auto import tqdm
         except ModuleNotFoundError:
@@ -75,12 +77,15 @@ class Bar:
             return
         self._bar = tqdm(
             desc=self._title,
+            total=total,
             unit=self._unit,
             unit_scale=self._unit == "B",
             leave=self._always,
             dynamic_ncols=True,
         )
         self._bar.start_t = self._start
+        self._bar.n = done
+        self._bar.refresh()
 
     def close(self) -> None:
         if self._bar is not None:
