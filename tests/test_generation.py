@@ -64,10 +64,13 @@ def test_a_row_is_written_again_from_its_settings(lm):
     assert [one.prompt for one in found] == ["abc", "xyz"]
     assert found[1].seed == (found[0].seed + 1) % 2**32
     for one in found:
-        again = lm.write(one.prompt, **one.settings)
+        again = lm.write(one.prompt_ids, **one.settings)
+        assert again.prompt == one.prompt
         assert (again.text, again.tokens, again.settings) == (one.text, one.tokens, one.settings)
     assert lm.write("abc", **{**found[0].settings, "seed": 7}).tokens != found[0].tokens
     assert [row.text for row in lm.write(["abc"], **found[0].settings)] == [found[0].text]
+    assert lm.write("", max_new_tokens=1).prompt_ids == [lm.tokenizer.start_token_id]
+    assert lm.write([lm.tokenizer.start_token_id, 64, 65], max_new_tokens=1).prompt == "ab"
 
 
 def test_the_texts_of_tokens_join_to_the_text(lm):

@@ -355,7 +355,14 @@ class GPT2CausalLM:
         top = count("top", top, 1, MAX_ALTERNATIVES)
         stream = self.stream(prompt, logprobs=top, steps_per_submit=steps_per_submit, **settings)
         rows = prompts_of(prompt)
-        texts = [row if isinstance(row, str) else self.tokenizer.detokenize(row) for row in rows]
+        tokenizer = self.tokenizer
+        start = [tokenizer.start_token_id]  # is not part of the text
+        texts = [
+            row
+            if isinstance(row, str)
+            else tokenizer.detokenize(row[1:] if row[:1] == start else row)
+            for row in rows
+        ]
         found = await write(stream, texts, settings, self.name, show)
         return found[0] if isinstance(prompt, str) or rows == [to_lists(prompt)] else found
 

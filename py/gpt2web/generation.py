@@ -44,9 +44,9 @@ class Generation:
     """What a model wrote behind a prompt. Made by `GPT2CausalLM.write`.
 
     prompt: its text. prompt_ids: what the model read. text: what follows it, the tokens' texts
-    joined. finish_reason: "stop", "length", "context" or "cancelled". settings: `lm.write(prompt,
-    **settings)` writes it again, also a row of a batch, which has a seed of its own. seconds: until
-    its last token was there, from the start of the call. model: the model's name.
+    joined. finish_reason: "stop", "length", "context" or "cancelled". settings: `lm.write(
+    prompt_ids, **settings)` writes it again, also a row of a batch, which has a seed of its own.
+    seconds: from the start of the call to its last token. model: the model's name.
 
     In a notebook it is shown in colours, elsewhere `str()` is its text.
     """

@@ -224,8 +224,8 @@ def _style() -> str:
         "font-size:.81em;white-space:normal;background:var(--card);color:var(--ink)}",
         ".gpt2web .wide{overflow-x:auto;margin-bottom:.6em}",
         ".gpt2web table{border-collapse:collapse;font-size:.9em}",
-        ".gpt2web caption{text-align:start;font-weight:600;white-space:nowrap}",
-        ".gpt2web :is(th,td){text-align:start;padding:.1em .7em .1em 0;font-weight:400;"
+        ".gpt2web table caption{text-align:start;font-weight:600;white-space:nowrap}",
+        ".gpt2web table :is(th,td){text-align:start;padding:.1em .7em .1em 0;font-weight:400;"
         "white-space:pre;background:none}",
         ".gpt2web .bar{display:inline-block;height:.75em;background:#3d8f7d}",
         ".gpt2web svg{font-size:11px;fill:currentColor}.gpt2web rect{fill:#2f8f7a}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -65,7 +66,9 @@ class Bar:
 
     def _open(self, done: int, total: int | None) -> None:
         try:
-            from tqdm.auto import tqdm
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a notebook without ipywidgets: text will do
+                from tqdm.auto import tqdm
         except ModuleNotFoundError:
             if self._always:
                 raise ModuleNotFoundError(
