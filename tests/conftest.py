@@ -13,6 +13,7 @@ from browser import (  # noqa: F401
     second_origin,
     server,
 )
+from desk import desk, loaded_desk  # noqa: F401
 
 # A shell that started this in the background left SIGINT ignored, which the programs that tests
 # interrupt would inherit.

@@ -6,45 +6,18 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 
 from browser import TestServer
+from desk import VIEWS, WRITE_MS, open_views, write
 from in_node import in_node
-from test_page import WRITE_MS, open_page, write
 
 LAYERS, HEADS = 6, 4  # of the stories model
-VIEWS = ("attention", "next-token", "lens", "weights-map")
-COUNTER = (Path(__file__).parent / "count_gpu_calls.js").read_text("utf-8")
-# Notes what goes to workers, window.told, and what comes from them, window.heard.
-LISTENER = """
-  window.told = [];
-  window.heard = [];
-  window.since = 0; // what of window.told is of the test
-  const post = Worker.prototype.postMessage;
-  const listening = new WeakSet();
-  Worker.prototype.postMessage = function (message, ...rest) {
-    window.told.push(message);
-    if (!listening.has(this)) {
-      listening.add(this);
-      this.addEventListener("message", ({ data }) => {
-        window.heard.push(data);
-        window.last = performance.now();
-      });
-    }
-    return post.call(this, message, ...rest);
-  };
-  const channel = new BroadcastChannel("count-gpu-calls");
-  window.gpuCalls = () => new Promise((resolve) => {
-    channel.onmessage = ({ data }) => resolve(data);
-    channel.postMessage(null);
-  });
-"""
 
 # --- tokens as people read them, without a page -------------------------------------------------
 
@@ -111,35 +84,13 @@ def test_a_treemap_fills_its_box_with_areas_as_given_and_nothing_overlaps() -> N
 # --- the page -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def desk(quick_browser: Browser, server: TestServer) -> Iterator[Page]:
-    """The page, with what its worker is told, answers, and asks of the GPU noted."""
-    context = quick_browser.new_context(service_workers="block", accept_downloads=True)
-
-    def counted(route: Route) -> None:
-        worker = route.fetch()
-        route.fulfill(response=worker, body=COUNTER + worker.text())
-
-    context.route("**/worker.js*", counted)
-    context.add_init_script(LISTENER)
-    yield open_page(context, server.url)
-    context.close()
-
-
 @pytest.fixture
 def written(desk: Page) -> Page:
     """The page with a text of eight tokens in colours, and all views closed."""
-    open_views(desk)
     desk.check("#colour")
     forget(desk)
     write(desk, "The little fox was 🦊", 8)
     return desk
-
-
-def open_views(page: Page, *names: str) -> None:
-    """Opens these views, and closes the others."""
-    opened = "([all, open]) => all.forEach((id) => { $(id).open = open.includes(id); })"
-    page.evaluate(opened.replace("$", "document.getElementById"), [VIEWS, names])
 
 
 def forget(page: Page) -> None:
@@ -490,16 +441,17 @@ def test_the_views_wait_while_the_model_writes_and_follow_the_text(written: Page
     open_views(written, "attention")
     looked(written, "#attention-picture")
     asked = len(told(written, "inspect"))
+    tokens = written.locator("#look-tokens > *")
+    before = tokens.count()
     written.click("#go-on")
     expect(written.locator("#story-foot")).to_be_visible(timeout=WRITE_MS)
-    tokens = written.locator("#look-tokens > *")
     words = written.inner_text("#look-state")
     looked(written, "#attention-picture")
     expect(tokens.last).to_have_attribute("aria-selected", "true")
     expect(written.locator("#look-state")).to_contain_text(f"of {tokens.count()}", timeout=WRITE_MS)
     assert len(told(written, "inspect")) == asked + 1, words
     written.click("#undo")
-    expect(tokens).to_have_count(tokens.count())
+    expect(tokens).to_have_count(before, timeout=WRITE_MS)
     written.click("#undo")
     expect(written.locator("#look-state")).to_contain_text("of ", timeout=WRITE_MS)
 

@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 import small_models
 from bad_server import bad_server, stall, wrong_bytes
 from browser import CHROMIUM_FLAGS, TestServer, launch
+from desk import LOAD_MS, WRITE_MS, open_page, write
 from gpt2web import page as page_module
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.gpu import DeviceError
 from gpt2web.stream import Piece
-
-LOAD_MS = 120_000  # Pyodide, the model, every pipeline in software; more when the machine is busy
-WRITE_MS = 30_000
-
 
 # --- page.py alone, with a model that says what it is told to ---------------------------------
 
@@ -133,145 +130,108 @@ def test_a_special_value_error_is_a_value_error_and_an_internal_error_says_it_is
 # --- the writing page in Chromium -------------------------------------------------------------
 
 
-def open_page(context: BrowserContext, url: str) -> Page:
-    """The page with the model ready; fails with what the page says where it is not."""
-    page = context.new_page()
-    page.goto(url)
-    end = "#generate:enabled, #problem:not([hidden]), #no-webgpu:not([hidden])"
-    page.wait_for_selector(end, timeout=LOAD_MS)
-    assert page.is_enabled("#generate"), page.inner_text("main")
-    return page
-
-
-@pytest.fixture(scope="module")
-def writer(quick_browser: Browser, server: TestServer) -> Iterator[Page]:
-    """The page, loaded from its sub-path, with the model ready."""
-    context = quick_browser.new_context(service_workers="block")
-    yield open_page(context, server.url)
-    context.close()
-
-
-def write(page: Page, prompt: str, length: int, seed: int = 5) -> str:
-    """Generates to the end and gives what was written."""
-    page.fill("#prompt", prompt)
-    page.fill("#max-new-tokens", str(length))
-    page.fill("#seed", str(seed))
-    page.click("#generate")
-    expect(page.locator("#story-foot")).to_be_visible(timeout=WRITE_MS)
-    return page.inner_text("#written")
-
-
 @pytest.mark.browser
-def test_the_page_writes_is_stopped_half_way_and_writes_again(writer: Page) -> None:
-    first = write(writer, "Once upon a time", 4)
+def test_the_page_writes_is_stopped_half_way_and_writes_again(desk: Page) -> None:
+    first = write(desk, "Once upon a time", 4)
     assert len(first) > 4
-    assert writer.inner_text("#told") == "Once upon a time"
-    assert writer.inner_text("#finish") == "Stopped at the length that you set."
-    assert writer.inner_text("#figure-tokens") == "4"
-    assert writer.inner_text("#figure-seed") == "5"
-    assert float(writer.inner_text("#figure-speed")) > 0
+    assert desk.inner_text("#told") == "Once upon a time"
+    assert desk.inner_text("#finish") == "Stopped at the length that you set."
+    assert desk.inner_text("#figure-tokens") == "4"
+    assert desk.inner_text("#figure-seed") == "5"
+    assert float(desk.inner_text("#figure-speed")) > 0
 
-    writer.fill("#max-new-tokens", "300")
-    writer.click("#generate")
-    expect(writer.locator("#written")).not_to_be_empty(timeout=WRITE_MS)
-    writer.click("#stop")
-    expect(writer.locator("#finish")).to_have_text("Stopped by you.", timeout=WRITE_MS)
-    assert int(writer.inner_text("#figure-tokens")) < 300
+    desk.fill("#max-new-tokens", "300")
+    desk.click("#generate")
+    expect(desk.locator("#written")).not_to_be_empty(timeout=WRITE_MS)
+    desk.click("#stop")
+    expect(desk.locator("#finish")).to_have_text("Stopped by you.", timeout=WRITE_MS)
+    assert int(desk.inner_text("#figure-tokens")) < 300
 
-    assert write(writer, "Once upon a time", 4) == first
-
-
-@pytest.mark.browser
-def test_the_keyboard_is_enough(writer: Page) -> None:
-    writer.fill("#max-new-tokens", "300")
-    writer.focus("#prompt")
-    writer.keyboard.press("Control+Enter")
-    expect(writer.locator("#written")).not_to_be_empty(timeout=WRITE_MS)
-    writer.keyboard.press("Escape")
-    expect(writer.locator("#finish")).to_have_text("Stopped by you.", timeout=WRITE_MS)
+    assert write(desk, "Once upon a time", 4) == first
 
 
 @pytest.mark.browser
-def test_stopping_before_the_first_token_is_no_problem(writer: Page) -> None:
-    writer.fill("#prompt", "The fox " * 60)  # the prompt itself takes a while
-    writer.keyboard.press("Control+Enter")
-    writer.keyboard.press("Escape")
-    expect(writer.locator("#generate")).to_be_enabled(timeout=WRITE_MS)
-    expect(writer.locator("#problem")).to_be_hidden()
-    expect(writer.locator("#figure-first")).to_have_text("–")
+def test_the_keyboard_is_enough(desk: Page) -> None:
+    desk.fill("#max-new-tokens", "300")
+    desk.focus("#prompt")
+    desk.keyboard.press("Control+Enter")
+    expect(desk.locator("#written")).not_to_be_empty(timeout=WRITE_MS)
+    desk.keyboard.press("Escape")
+    expect(desk.locator("#finish")).to_have_text("Stopped by you.", timeout=WRITE_MS)
 
 
 @pytest.mark.browser
-def test_the_seed_that_was_drawn_can_be_used_again(writer: Page) -> None:
-    writer.fill("#seed", "")
-    writer.fill("#max-new-tokens", "3")
-    writer.click("#generate")
-    expect(writer.locator("#story-foot")).to_be_visible(timeout=WRITE_MS)
-    text, seed = writer.inner_text("#written"), writer.inner_text("#figure-seed")
-    writer.click("#keep-seed")
-    assert writer.input_value("#seed") == seed
-    assert write(writer, writer.input_value("#prompt"), 3, int(seed)) == text
+def test_stopping_before_the_first_token_is_no_problem(desk: Page) -> None:
+    desk.fill("#prompt", "The fox " * 60)  # the prompt itself takes a while
+    desk.keyboard.press("Control+Enter")
+    desk.keyboard.press("Escape")
+    expect(desk.locator("#generate")).to_be_enabled(timeout=WRITE_MS)
+    expect(desk.locator("#problem")).to_be_hidden()
+    expect(desk.locator("#figure-first")).to_have_text("–")
 
 
 @pytest.mark.browser
-def test_the_panel_says_what_is_running_and_that_it_is_software(writer: Page) -> None:
-    running = writer.inner_text("#running")
+def test_the_seed_that_was_drawn_can_be_used_again(desk: Page) -> None:
+    desk.fill("#seed", "")
+    desk.fill("#max-new-tokens", "3")
+    desk.click("#generate")
+    expect(desk.locator("#story-foot")).to_be_visible(timeout=WRITE_MS)
+    text, seed = desk.inner_text("#written"), desk.inner_text("#figure-seed")
+    desk.click("#keep-seed")
+    assert desk.input_value("#seed") == seed
+    assert write(desk, desk.input_value("#prompt"), 3, int(seed)) == text
+
+
+@pytest.mark.browser
+def test_the_panel_says_what_is_running_and_that_it_is_software(desk: Page) -> None:
+    running = desk.inner_text("#running")
     assert re.search(r"Parameters\s+5,885,952\b", running)
     assert re.search(r"Context\s+384 tokens", running)
     assert re.search(r"GPU memory\s+\d+\.\d MB", running)
     for name in ("Adapter", "Precision", "Kernels", "Self-test"):
         assert re.search(rf"{name}\s+\w+", running), name
-    assert "swiftshader" in writer.inner_text("#software").lower()
-    assert writer.input_value("#temperature") == "0.8"  # generation_config.json's
-    assert writer.input_value("#top-k") == "40"
-    assert "lose their thread" in writer.inner_text("#model-limits")
-    assert "5,885,952" in (writer.text_content("#model-card table") or "")
+    assert "swiftshader" in desk.inner_text("#software").lower()
+    assert desk.input_value("#temperature") == "0.8"  # generation_config.json's
+    assert desk.input_value("#top-k") == "40"
+    assert "lose their thread" in desk.inner_text("#model-limits")
+    assert "5,885,952" in (desk.text_content("#model-card table") or "")
 
 
 @pytest.mark.browser
-def test_a_prompt_too_long_gives_a_choice(writer: Page) -> None:
-    writer.fill("#prompt", "The cat sat on the mat. " * 100)
-    writer.fill("#max-new-tokens", "3")
-    writer.click("#generate")
-    expect(writer.locator("#way-out")).to_be_visible(timeout=WRITE_MS)
-    assert re.search(r"has \d{3} tokens.* holds 384", writer.inner_text("#problem-text"))
-    writer.click("#way-out")
-    expect(writer.locator("#stop")).to_be_enabled()
-    assert not writer.is_visible("#problem")
-    kept = writer.input_value("#prompt")
+def test_a_prompt_too_long_gives_a_choice(desk: Page) -> None:
+    desk.fill("#prompt", "The cat sat on the mat. " * 100)
+    desk.fill("#max-new-tokens", "3")
+    desk.click("#generate")
+    expect(desk.locator("#way-out")).to_be_visible(timeout=WRITE_MS)
+    assert re.search(r"has \d{3} tokens.* holds 384", desk.inner_text("#problem-text"))
+    desk.click("#way-out")
+    expect(desk.locator("#stop")).to_be_enabled()
+    assert not desk.is_visible("#problem")
+    kept = desk.input_value("#prompt")
     assert kept.endswith("The cat sat on the mat. ") and 800 < len(kept) < 1600
-    writer.keyboard.press("Escape")  # to read it all would take the software adapter long
-    expect(writer.locator("#finish")).to_have_text("Stopped by you.", timeout=WRITE_MS)
+    desk.keyboard.press("Escape")  # to read it all would take the software adapter long
+    expect(desk.locator("#finish")).to_have_text("Stopped by you.", timeout=WRITE_MS)
 
 
 @pytest.mark.browser
-def test_a_field_that_is_not_valid_is_refused_and_the_next_try_works(writer: Page) -> None:
-    writer.fill("#prompt", "Once")
+def test_a_field_that_is_not_valid_is_refused_and_the_next_try_works(desk: Page) -> None:
+    desk.fill("#prompt", "Once")
     for field, value in (("#top-k", "0"), ("#max-new-tokens", "-1"), ("#seed", "4294967296")):
-        before = writer.input_value(field)
-        writer.fill(field, value)
-        writer.click("#generate")
-        assert writer.is_enabled("#generate")
-        assert writer.evaluate("() => '#' + document.activeElement.id") == field
-        writer.fill(field, before)
-    assert write(writer, "Once", 1) != ""
+        before = desk.input_value(field)
+        desk.fill(field, value)
+        desk.click("#generate")
+        assert desk.is_enabled("#generate")
+        assert desk.evaluate("() => '#' + document.activeElement.id") == field
+        desk.fill(field, before)
+    assert write(desk, "Once", 1) != ""
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [320, 390, 1280])
-def test_nothing_sticks_out_sideways(writer: Page, width: int) -> None:
-    writer.set_viewport_size({"width": width, "height": 800})
-    for panel in writer.locator("details").all():
-        panel.evaluate("panel => { panel.open = true; }")
-    assert writer.evaluate("() => document.documentElement.scrollWidth") <= width
-
-
-@pytest.mark.browser
-def test_every_field_and_button_has_a_name(writer: Page) -> None:
-    fields = writer.locator("input, textarea, select")
+def test_every_field_and_button_has_a_name(desk: Page) -> None:
+    fields = desk.locator("input, textarea, select")
     assert fields.count() == 22
     assert fields.evaluate_all("all => all.filter((one) => one.labels.length === 0).length") == 0
-    buttons = writer.locator("button:visible")
+    buttons = desk.locator("button:visible")
     assert all(name.strip() for name in buttons.all_inner_texts())
 
 
@@ -509,8 +469,8 @@ def test_opened_as_a_file_it_says_in_one_sentence_what_to_do(page: Page, dist: P
 
 
 @pytest.mark.browser
-def test_the_sentence_for_files_is_not_seen_when_served(writer: Page) -> None:
-    assert writer.locator("#not-started").count() == 0
+def test_the_sentence_for_files_is_not_seen_when_served(desk: Page) -> None:
+    assert desk.locator("#not-started").count() == 0
 
 
 # --- gpt2web.js from another page -----------------------------------------------------------------

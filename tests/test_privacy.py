@@ -19,7 +19,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Worker, expect
 
 from browser import ROOT, TestServer, host, serve_folder
-from test_page import LOAD_MS, open_page, write
+from desk import LOAD_MS, open_page, write
 
 WEB = ROOT / "web"
 HTML = (WEB / "index.html").read_text("utf-8")

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 import small_models
 from browser import TestServer, serve_folder
-from test_page import LOAD_MS, WRITE_MS, open_page, write
+from desk import LOAD_MS, WRITE_MS, open_page, press, write
 
 SCRIPT = "The quick brown fox jumps over the lazy dog, and runs away into the wood. " * 5
 
@@ -31,15 +31,6 @@ def served(dist: Path, tmp_path_factory: Any) -> Iterator[TestServer]:
 
 
 @pytest.fixture(scope="module")
-def desk(quick_browser: Browser, served: TestServer) -> Iterator[Page]:
-    """The page with the stories model."""
-    context = quick_browser.new_context(service_workers="block", accept_downloads=True)
-    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=served.origin)
-    yield open_page(context, served.url)
-    context.close()
-
-
-@pytest.fixture(scope="module")
 def scripted(quick_browser: Browser, served: TestServer) -> Iterator[Page]:
     """The page with the scripted model, which always takes the likeliest."""
     context = quick_browser.new_context(service_workers="block")
@@ -51,13 +42,6 @@ def scripted(quick_browser: Browser, served: TestServer) -> Iterator[Page]:
     page.select_option("#preset", "likeliest")
     yield page
     context.close()
-
-
-def press(page: Page, button: str) -> str:
-    """Has the model write by a button, to the end, and gives the text."""
-    page.click(button)
-    expect(page.locator("#story-foot")).to_be_visible(timeout=WRITE_MS)
-    return page.inner_text("#story")
 
 
 def counted(page: Page) -> int:
@@ -226,7 +210,7 @@ def follow(page: Page, fragment: str) -> None:
 
 @pytest.mark.browser
 def test_a_link_brings_the_settings_and_the_text_only_if_asked_and_asks_no_server(
-    desk: Page, served: TestServer
+    desk: Page, server: TestServer
 ) -> None:
     write(desk, "Once <i>upon</i> a time", 2, seed=5)
     story = desk.inner_text("#story")
@@ -237,14 +221,14 @@ def test_a_link_brings_the_settings_and_the_text_only_if_asked_and_asks_no_serve
     desk.check("#link-text")
     whole = copied(desk)
     desk.uncheck("#link-text")
-    assert bare.startswith(served.url + "#") and "Once" not in bare
+    assert bare.startswith(server.url + "#") and "Once" not in bare
     assert "model=stories" in bare and "seed=5" in bare
 
     desk.select_option("#preset", "daring")
     desk.fill("#stop-at", "")
     desk.fill("#seed", "9")
     write(desk, "Another", 1, seed=9)
-    before = len(served.requests)
+    before = len(server.requests)
     follow(desk, bare.partition("#")[2])
     assert desk.input_value("#preset") == "careful"
     assert desk.input_value("#stop-at") == "The end\n# & 100%"
@@ -254,7 +238,8 @@ def test_a_link_brings_the_settings_and_the_text_only_if_asked_and_asks_no_serve
     assert desk.inner_text("#story") == story
     desk.click("#undo")
     assert desk.inner_text("#told") == "Another"
-    assert set(served.requests[before:]) <= {"GET /icon.svg"}  # which the browser asks for again
+    asked = {request.rpartition("/")[2] for request in server.requests[before:]}
+    assert asked <= {"icon.svg"}  # which the browser asks for again
     desk.fill("#stop-at", "")
 
 
@@ -315,6 +300,7 @@ def test_a_saved_file_is_opened_and_the_same_text_is_written_again(
     press(desk, "#go-on")
     story = desk.inner_text("#story")
     saved = {}
+    desk.locator("#share > summary").click()
     for button in ("#save-text", "#save-all"):
         with desk.expect_download() as download:
             desk.click(button)

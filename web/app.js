@@ -154,6 +154,7 @@ function open({ pieces, settings, model, when }, identity) {
   story.begin(pieces, identity);
   const wrong = applyTexts(settings);
   $("story").scrollIntoView({ block: "nearest" });
+  $("story-title").focus({ preventScroll: true }); // it is what the reader wants to get to
   if (wrong) return showProblem({ message: text("file-bad-setting", { name: wrong }), calm: true });
   const again = tools.repeatLast();
   const values = { model: model ? (model.title ?? model.model) : text("no-model"), when: localTime(when) };

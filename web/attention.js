@@ -10,6 +10,7 @@ const LINE = 46; // pixels from one line of the text to the next
 const PAD = 4; // pixels beside a token
 const ARCS = 5; // drawn, from the token to those it looked at most
 const LISTED = 10;
+const SAID = 3; // with the picture, by screen readers
 const DARKEST = 0.4; // of the shading: words on it keep a contrast of 5:1
 
 /** The view, in <details id="attention">. */
@@ -23,7 +24,8 @@ export function openAttention(looking) {
     if (!inspection) return place.querySelector("svg")?.remove();
     offer(inspection.shape, layer, head);
     const weights = weightsOf(inspection, Number(layer.value), head.value === "mean" ? null : Number(head.value));
-    const which = { layer: layer.value, token: labelOf(tokens[index]) };
+    const most = strongest(weights, SAID).map(([at, weight]) => shareOf(tokens[at], weight)).join(", ");
+    const which = { layer: layer.value, token: labelOf(tokens[index]), most };
     const label =
       head.value === "mean"
         ? text("attention-mean-label", which)
@@ -75,15 +77,18 @@ export function strongest(weights, count) {
   return [...weights.entries()].sort((one, other) => other[1] - one[1] || one[0] - other[0]).slice(0, count);
 }
 
+function shareOf(token, weight) {
+  return text("share-of", { what: labelOf(token), share: percent(weight) });
+}
+
 /** The text, every token as dark as it was looked at, with arcs to the strongest. */
 function textPicture(tokens, index, weights, label, width, choose) {
   const read = tokens.slice(0, index + 1);
-  const boxes = laidOut(read.map(labelOf), width);
+  const boxes = laidOut(read.map(labelOf), width, getComputedStyle($("look-tokens")).direction === "rtl");
   const from = boxes[index];
   const most = Math.max(...weights);
   const shades = boxes.map((box, at) => {
-    const title = text("attention-share", { token: labelOf(read[at]), share: percent(weights[at]) });
-    const shaded = shadeOf(box, weights[at] / most, title);
+    const shaded = shadeOf(box, weights[at] / most, shareOf(read[at], weights[at]));
     shaded.addEventListener("click", () => choose(at));
     return shaded;
   });
@@ -111,15 +116,15 @@ function arc(from, to, weight) {
   return shape("path", { d: path, class: "arc", "stroke-width": (1 + 4 * weight).toFixed(2) });
 }
 
-/** Boxes for words one after the other, in lines no wider than `width`: [{x, y, width, word}]. */
-function laidOut(words, width) {
+/** Boxes for words one after the other, in lines no wider than `width`, `fromRight` or left: [{x, y, width, word}]. */
+function laidOut(words, width, fromRight) {
   const boxes = [];
   let [x, y] = [1, 24];
   for (const each of words) {
     const word = fitting(each, width - 2 * PAD - 2, FONT);
     const wide = Math.ceil(measure(word, FONT)) + 2 * PAD;
     if (x + wide > width && x > 1) [x, y] = [1, y + LINE];
-    boxes.push({ x, y, width: wide, word });
+    boxes.push({ x: fromRight ? width - x - wide : x, y, width: wide, word });
     x += wide + 1;
   }
   return boxes;
@@ -130,6 +135,7 @@ function list(found, tokens) {
     ...found.map(([at, weight]) => {
       const row = document.createElement("tr");
       for (const cell of [labelOf(tokens[at]), whole(at + 1), percent(weight)]) row.insertCell().textContent = cell;
+      row.cells[0].dir = "auto";
       return row;
     }),
   );

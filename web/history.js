@@ -46,11 +46,16 @@ export function openHistory(story, listener) {
     $("history-where").textContent = text((await opened()) ? where : "history-in-tab");
     $("history-empty").hidden = entries.length > 0;
     $("delete-all").hidden = entries.length === 0;
+    const focused = document.activeElement;
+    const its = focused.closest("#history-list li");
+    const [id, which] = [its?.dataset.id, [...(its?.querySelectorAll("button") ?? [])].indexOf(focused)];
     $("history-list").replaceChildren(...entries.map(row));
+    if (its) $("history-list").querySelectorAll(`[data-id="${id}"] button`)[which]?.focus({ preventScroll: true });
   }
 
   function row({ id, when, file }) {
     const made = document.createElement("li");
+    made.dataset.id = id;
     const words = document.createElement("p");
     words.dir = "auto";
     const whole = file.text.trim();

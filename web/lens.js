@@ -7,6 +7,7 @@ import { percent, visible } from "./tokens.js";
 
 const ROW = 28; // pixels
 const NAMES = 76; // pixels, for the layers' names
+const SAID = 3; // with the picture, by screen readers
 const DARKEST = 0.4; // of the shading: words on it keep a contrast of 5:1
 
 /** The view, in <details id="lens">. */
@@ -53,7 +54,12 @@ function lensPicture(layers, width) {
     });
     return [shape("text", { x: 0, y: y + 19, class: "label" }, nameOf(layer)), ...cells];
   });
-  return picture(width, layers.length * ROW, text("lens-label"), ...rows);
+  const shares = layers.at(-1).slice(0, SAID).map(shareOf);
+  return picture(width, layers.length * ROW, text("lens-label", { most: shares.join(", ") }), ...rows);
+}
+
+function shareOf({ text: words, logprob }) {
+  return text("share-of", { what: visible(words), share: percent(Math.exp(logprob)) });
 }
 
 function list(layers) {
@@ -65,7 +71,9 @@ function list(layers) {
       name.textContent = nameOf(layer);
       row.append(name);
       for (const { text: words, logprob } of top) {
-        row.insertCell().textContent = `${visible(words)} ${percent(Math.exp(logprob))}`;
+        const token = document.createElement("bdi");
+        token.textContent = visible(words);
+        row.insertCell().append(token, ` ${percent(Math.exp(logprob))}`);
       }
       return row;
     }),

@@ -25,6 +25,7 @@ export class Looking extends EventTarget {
   #read = null; // what the tokens are of: {lm, pieces, length: how many there were, ids, left: out}
   #asked = null; // what gives up the question under way
   #strip;
+  #hadFocus = false; // whether the keyboard's focus was on a token of a text that is being read anew
 
   constructor(story) {
     super();
@@ -146,18 +147,24 @@ export class Looking extends EventTarget {
 
   /** Writes the tokens down. */
   #fill() {
+    this.#hadFocus ||= $("look-tokens").contains(document.activeElement);
     $("look-tokens").replaceChildren(
       ...this.tokens.map((token, index) => {
         const made = document.createElement("span");
         made.setAttribute("role", "option");
         made.dataset.index = index;
         made.tabIndex = -1;
+        made.dir = "auto";
         made.textContent = labelOf(token);
         return made;
       }),
     );
+    $("look-tokens").dir = getComputedStyle($("story")).direction; // its first token may be no word of it
     $("look-tokens").hidden = this.tokens.length === 0;
     this.#show();
+    if (!this.#hadFocus || this.tokens.length === 0) return;
+    this.#hadFocus = false;
+    if (document.activeElement === document.body) $("look-tokens").children[this.index].focus({ preventScroll: true });
   }
 
   /** Marks the token that is looked at. */

@@ -5,7 +5,7 @@ import { paragraphUnder, showCard } from "./card.js";
 import { Download, keepOffline, load, models, removeModel } from "./gpt2web.js";
 import { filesOf, wholeModel } from "./own_files.js";
 import { LoadProgress } from "./progress.js";
-import { $, say, size, whole } from "./show.js";
+import { $, losesFocus, say, size, whole } from "./show.js";
 import { text } from "./texts.js";
 
 const CARD_LIMITS = "What to expect"; // the heading in a model card above what the model can’t do
@@ -81,10 +81,12 @@ async function start(choice) {
   const mine = (loading = new AbortController());
   const download = new Download();
   const progress = new LoadProgress(download, () => {
-    progress.end();
     cancel(mine, choice);
+    progress.end();
   });
   choose(choice);
+  const focused = document.activeElement; // the button that began it is gone now
+  if (losesFocus(focused)) $($("models").contains(focused) ? "model" : "cancel-load").focus({ preventScroll: true });
   applyDefaults(choice, mine.signal);
   const onProgress = (news) => {
     if (mine.signal.aborted) return;
@@ -121,7 +123,6 @@ function cancel(mine, choice) {
   const again = { label: text("load-after-all"), run: () => start(choice) };
   const message = text(choice === OWN ? "load-cancelled" : "load-cancelled-kept");
   tell.failed({ message, again, calm: true });
-  say(text("load-cancelled"));
   list().catch(showChoice);
 }
 

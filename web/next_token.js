@@ -9,6 +9,7 @@ import { percent, visible } from "./tokens.js";
 
 const HEAD = "--head-font";
 const ROW = 26; // pixels
+const SAID = 3; // with the picture, by screen readers
 const BAR = 0.4; // how dark: words on it keep a contrast of 5:1
 const CUTS = ["topK", "topP", "minP"]; // in the order in which they are made
 
@@ -145,7 +146,9 @@ function barsPicture({ candidates }, width) {
     return made;
   });
   const height = 30 + candidates.length * ROW;
-  return picture(width, height, text("next-label"), ...heads, ...rows);
+  const likeliest = candidates.filter(({ kept }) => kept).slice(0, SAID);
+  const shares = likeliest.map((one) => text("share-of", { what: visible(one.text), share: percent(one.afterCuts) }));
+  return picture(width, height, text("next-label", { most: shares.join(", ") }), ...heads, ...rows);
 }
 
 function list({ candidates }) {
@@ -154,6 +157,7 @@ function list({ candidates }) {
     ...candidates.map((candidate) => {
       const row = document.createElement("tr");
       const token = document.createElement(candidate.kept ? "span" : "s");
+      token.dir = "auto";
       token.textContent = visible(candidate.text);
       row.insertCell().append(token);
       for (const { words } of columns) row.insertCell().textContent = words(candidate);

@@ -39,6 +39,9 @@ export class Probabilities {
     });
     $("token").addEventListener("toggle", ({ newState }) => newState === "closed" && this.#asked?.abort());
     $("token").addEventListener("keydown", (event) => this.#key(event));
+    $("token").addEventListener("focusout", ({ relatedTarget }) => {
+      if (relatedTarget && !$("token").contains(relatedTarget)) this.#close(); // it would cover what has the focus
+    });
     $("colour").checked = false; // a browser may have kept it over a reload
   }
 
@@ -89,7 +92,7 @@ export class Probabilities {
         : text("token-title-share", { ...values, share: percent(probability) });
     $("token-parts").replaceChildren();
     $("token-state").textContent = text(this.#writer.lm ? "token-asking" : "look-no-model");
-    box.showPopover();
+    box.showPopover({ source: span }); // the Tab key leads from the token into it, and from it to what follows
     placeAt(box, span);
     box.focus();
     if (!this.#writer.lm) return;
@@ -161,6 +164,7 @@ export class Probabilities {
     const button = document.createElement("button");
     button.type = "button";
     const [name, share] = [document.createElement("span"), document.createElement("span")];
+    name.dir = "auto";
     name.textContent = visible(words);
     share.textContent = percent(Math.exp(logprob));
     button.append(name, share);

@@ -1,6 +1,6 @@
 // progress.js: what the page says while a model loads: how far, how fast, how long still.
 
-import { $, duration, say, size } from "./show.js";
+import { $, duration, losesFocus, say, size } from "./show.js";
 import { text } from "./texts.js";
 
 const RECENT = 5000; // ms over which the rate is taken
@@ -32,6 +32,7 @@ export class LoadProgress {
     const far = { stage: text(`stage-${stage}`), done: size(done), total: size(total) };
     $("loading-label").textContent = total > 0 ? text("loading-far", far) : far.stage;
     const downloading = stage === "download" && done < total;
+    if (!downloading && document.activeElement === $("pause")) $("cancel-load").focus();
     $("pause").hidden = !downloading;
     $("loading-pace").textContent = downloading ? this.#pace(done, total, stored) : "";
     if (notice && $("loading-notice").textContent !== notice) {
@@ -72,7 +73,11 @@ export class LoadProgress {
     say(words);
   }
 
+  /** The load has ended, and what was heard of it is shown. */
   end() {
     $("loading").hidden = true;
+    if (!losesFocus(document.activeElement)) return; // it was on one of its buttons
+    const next = ["way-out", "generate", "problem-text"].map($);
+    next.find((element) => !losesFocus(element)).focus({ preventScroll: true });
   }
 }

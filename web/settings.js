@@ -139,11 +139,12 @@ function showPreset(wanted) {
   sampling.dispatchEvent(new Event("change"));
 }
 
-/** What a slider stands at, in words where it switches something off. */
+/** What a slider stands at, in words where it switches something off: beside it, and to be said with it. */
 function showValue(id) {
   const output = document.querySelector(`output[for="${id}"]`);
   if (!output) return;
   const [, , off] = NUMBERS.find(([name]) => name === id);
   const value = $(id).valueAsNumber;
   output.textContent = value === off ? text("off") : value.toFixed(2);
+  $(id).setAttribute("aria-valuetext", output.textContent);
 }

@@ -2,9 +2,15 @@
 
 export const $ = (id) => document.getElementById(id);
 
-/** Tells the screen reader. */
+/** Tells the screen reader. Words that it was told last differ by a blank at their end: else they are no news to it. */
 export function say(text) {
-  $("status").textContent = text;
+  const status = $("status");
+  status.textContent = status.textContent === text ? `${text}\u00a0` : text;
+}
+
+/** Whether an element that has the keyboard's focus loses it: it is gone, hidden or disabled. */
+export function losesFocus(element) {
+  return element !== document.body && (element.disabled || !element.checkVisibility());
 }
 
 /** 5885952 -> "5,885,952" */

@@ -20,10 +20,18 @@ export function text(name, values = {}) {
   const filled = sentence.replace(/\{(\w+)\}/g, (_, key) => {
     if (values[key] === undefined) throw new Error(`the text "${name}" needs a value for {${key}}`);
     unused.delete(key);
-    return values[key];
+    return isolated(`${values[key]}`);
   });
   if (unused.size > 0) throw new Error(`the text "${name}" has no place for {${[...unused].join("}, {")}}`);
   return filled;
+}
+
+// Hebrew, Arabic and the other scripts from right to left: the blocks that Unicode keeps for them.
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+
+/** What is written from right to left, set apart so that it does not turn the words of the sentence around it. */
+function isolated(value) {
+  return RIGHT_TO_LEFT.test(value) ? `\u2068${value}\u2069` : value;
 }
 
 /** The sentence for a number of things: `${name}-one` for 1, else `${name}-many`, whose {count} is `shown`. */

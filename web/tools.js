@@ -1,8 +1,9 @@
 // tools.js: what can be done with the text: begin, go on, try again, several ways on, undo, edit, copy; and what is
 // said of how it went.
 
+import { Narrator } from "./narrator.js";
 import { readSettings, setValue } from "./settings.js";
-import { $, say, whole } from "./show.js";
+import { $, losesFocus, say, whole } from "./show.js";
 import { before, lastTurn, typed } from "./story.js";
 import { StoryView } from "./story_view.js";
 import { text } from "./texts.js";
@@ -14,8 +15,8 @@ export class Tools {
   #listener;
   #ways;
   #step = null; // that the foot tells of: the one under way, or that which wrote the text's end
-  #spoken = ""; // what the model has written since the screen reader last heard of it
-  #from = null; // the button that the writing under way was begun with
+  #narrator = new Narrator(say);
+  #from = document.body; // what had the focus when the writing under way was begun
 
   /** listener: problem(problem), see app.js; noProblem(). */
   constructor(story, listener) {
@@ -71,6 +72,7 @@ export class Tools {
     const settings = readSettings();
     if (!settings) return;
     if (newSeed) delete settings.options.seed;
+    this.#from = document.activeElement; // before the text changes: it may be one of its tokens
     await this.writer.write(pieces, settings, identity);
   }
 
@@ -79,6 +81,7 @@ export class Tools {
     if (!this.writer.lm || this.writer.busy) return;
     const settings = readSettings();
     if (!settings) return;
+    this.#from = document.activeElement;
     this.close();
     this.#ways.write(settings);
   }
@@ -93,6 +96,7 @@ export class Tools {
       if (lm.info.model !== turn.model) {
         return this.#listener.problem({ message: text("repeat-model", { model: turn.model }), calm: true });
       }
+      this.#from = document.activeElement;
       const ids = await this.writer.repeat(turn);
       if (ids === null) return;
       const same = turn.ids.findIndex((id, index) => id !== ids[index]);
@@ -107,30 +111,23 @@ export class Tools {
   }
 
   #begins(step) {
-    this.#from = document.activeElement;
-    this.#spoken = "";
     this.#listener.noProblem();
     document.body.classList.toggle("writing", this.#story.writing);
     this.#showStep(step);
     if (this.#story.writing) $("story").scrollIntoView({ block: "nearest" });
-    say(text("writing"));
+    this.#narrator.begins(text("writing"));
   }
 
   #wrote(step, piece) {
     this.#showFigures(step);
-    if (this.#ways.open) return; // three at once can't be listened to
-    this.#spoken += piece.text;
-    const sentences = this.#spoken.match(/^[^]*[.!?]["”’']?\s/);
-    if (!sentences) return; // the screen reader gets whole ones, so that it doesn't start anew with every token
-    say(sentences[0].trim());
-    this.#spoken = this.#spoken.slice(sentences[0].length);
+    if (!this.#ways.open) this.#narrator.wrote(piece.text); // three at once can't be listened to
   }
 
   #ends(step) {
     document.body.classList.remove("writing");
     this.#showStep(step);
     const { error } = step;
-    if (!error) say(`${this.#spoken.trim()} ${finishOf(step)}`);
+    if (!error) this.#narrator.ends(this.#ways.open && step.tokens > 0 ? text("ways-written") : finishOf(step));
     else if (error.name !== "ClosedError") this.#failed(error); // else: another model
     if (!error && step.finish === "cancelled" && step.tokens === 0) this.#ways.close();
   }
@@ -172,7 +169,6 @@ export class Tools {
 
   showButtons() {
     const [story, writer] = [this.#story, this.writer];
-    const focused = document.activeElement;
     const ready = writer.lm !== null && !writer.busy;
     $("generate").disabled = !ready;
     $("stop").disabled = !writer.busy;
@@ -185,12 +181,26 @@ export class Tools {
     $("share").hidden = empty || writer.busy || this.view.editing;
     $("story-foot").hidden = writer.busy || this.view.editing || (empty && !story.canUndo && !story.canRedo);
     $("writing-foot").hidden = !writer.busy;
-    // A button that is disabled or hidden loses the keyboard's focus: hand it to its counterpart.
-    if (writer.busy) {
-      if (focused === $("generate")) $("stop").focus();
-      else if ($("story-foot").contains(focused) || $("editing").contains(focused)) $("stop-here").focus();
-    } else if (focused === $("stop")) $("generate").focus();
-    else if (focused === $("stop-here")) (this.#from?.id && !this.#from.disabled ? this.#from : $("go-on")).focus();
+    this.#keepFocus();
+  }
+
+  /**
+   * The keyboard's focus would be lost with a button that is disabled or hidden, or with a token of a text that is
+   * written anew: its counterpart gets it, and at the end what had it before.
+   */
+  #keepFocus() {
+    const { activeElement } = document;
+    const focused = activeElement === document.body ? this.#from : activeElement;
+    if (!losesFocus(focused)) return;
+    if (this.writer.busy) {
+      if (focused === activeElement) this.#from = focused;
+      ($("composer").contains(focused) ? $("stop") : $("stop-here")).focus({ preventScroll: true });
+      return;
+    }
+    const way = $("ways-list").querySelector("button:enabled"); // to be chosen next
+    const back = [way, this.#from, focused === $("stop") ? $("generate") : $("go-on"), $("prompt")];
+    back.find((element) => element && element !== document.body && !losesFocus(element)).focus({ preventScroll: true });
+    this.#from = document.body;
   }
 
   // ---- The buttons and keys ----
@@ -217,10 +227,12 @@ export class Tools {
   }
 
   #undo(which) {
+    const focused = document.activeElement; // on a button that may be of no more use, or on a token
     this.#story[which]();
     say(text(which === "undo" ? "undone" : "redone"));
+    if (!losesFocus(focused)) return;
     const other = which === "undo" ? "redo" : "undo";
-    if ($(which).disabled && document.activeElement !== $("prompt")) $(other).focus({ preventScroll: true });
+    $($(which).disabled ? other : which).focus({ preventScroll: true });
   }
 
   async #copy() {

@@ -17,7 +17,7 @@ export class Ways {
     story.addEventListener("change", () => this.close());
     $("ways-none").addEventListener("click", () => {
       this.close();
-      $("branch").focus();
+      focusOn("branch", this.#writer);
     });
   }
 
@@ -54,18 +54,25 @@ export class Ways {
     this.close();
     this.#story.change([...pieces, ...written]);
     say(text("way-taken"));
-    $("go-on").focus({ preventScroll: true });
+    focusOn("go-on", this.#writer);
   }
+}
+
+/** Gives a button the focus, or, where it is not there because others are still being written, what stops them. */
+function focusOn(id, { busy }) {
+  $(busy ? "stop-here" : id).focus({ preventScroll: true });
 }
 
 function card(row) {
   const element = document.createElement("li");
   const words = document.createElement("p");
   words.dir = "auto";
+  words.id = `way-${row + 1}`;
   const take = document.createElement("button");
   take.type = "button";
   take.disabled = true;
   take.textContent = text("way-take", { number: row + 1 });
+  take.setAttribute("aria-describedby", words.id);
   element.append(words, take);
   return { element, words, take };
 }

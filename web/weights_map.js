@@ -7,6 +7,7 @@ import { percent } from "./tokens.js";
 import { treemap } from "./treemap.js";
 
 const KINDS = ["embedding", "attention", "feed-forward", "norm"];
+const SAID = 3; // tensors with the picture, by screen readers
 const GAP = 1; // pixels between tensors, twice that between layers
 
 /** The view, in <details id="weights-map">. */
@@ -89,7 +90,9 @@ function mapPicture(tensors, width) {
     const inside = treemap(part.tensors.map(({ gpuBytes }) => gpuBytes), shrunk(boxes[index], GAP));
     return part.tensors.flatMap((tensor, at) => tensorShapes(tensor, part.name, inside[at], all));
   });
-  return picture(width, height, text("weights-label", { size: size(all) }), ...shapes);
+  const largest = parts.flatMap((part) => part.tensors).sort((one, other) => other.gpuBytes - one.gpuBytes);
+  const shares = largest.slice(0, SAID).map(({ name, gpuBytes }) => text("share-of", { what: name, share: percent(gpuBytes / all) }));
+  return picture(width, height, text("weights-label", { size: size(all), most: shares.join(", ") }), ...shapes);
 }
 
 function tensorShapes(tensor, part, box, all) {
