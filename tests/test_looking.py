@@ -285,7 +285,7 @@ def test_half_a_character_is_chosen_only_where_it_makes_a_whole_one(
     page.route("**/app.js", lambda route: route.abort())
     page.goto(server.url)
     page.evaluate("""async () => {
-      document.getElementById("not-started").remove(); // as app.js does: it would take the page's place
+      document.getElementById("not-started").remove(); // it covers the page after a while
       const { Story } = await import("./story.js");
       const { StoryView } = await import("./story_view.js");
       const { Probabilities } = await import("./probabilities.js");
