@@ -18,7 +18,7 @@ LAYERS = (
     "head_start kernels turn limits",
     "array_checkpoint weights chunks decoder",
     "backbone variables layer masks embedding attention layers",
-    "generate search stream generation selftest preset next_tokens inspection origin",
+    "generate search stream generation selftest preset likeliest next_tokens inspection origin",
     "causal_lm views sources",
     "page preload convert __main__ __init__",
 )

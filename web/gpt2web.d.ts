@@ -166,6 +166,20 @@ export interface LensToken {
   logprob: number;
 }
 
+export interface ScoreOptions extends SignalOption {
+  /** How many of the likeliest tokens to tell of in the place of each: 0 to 100. */
+  top?: number | null;
+}
+
+/** A token of a text, with its log-probability after those before it. */
+export interface ScoredToken {
+  id: number;
+  /** Natural. */
+  logprob: number;
+  /** The likeliest in its place, with theirs; null where none were asked for. */
+  top: [id: number, logprob: number][] | null;
+}
+
 /** What the model computed at one token of a text. Made by `Model.inspect`. */
 export interface Inspection {
   /** The text up to the token, which is its last, at `position`. */
@@ -254,6 +268,7 @@ export interface Model extends EventTarget {
   detokenize(ids: readonly number[], options?: SignalOption): Promise<string>;
   detokenize(ids: readonly (readonly number[])[], options?: SignalOption): Promise<string[]>;
   tokenBytes(ids: readonly number[], options?: SignalOption): Promise<Uint8Array[]>;
+  score(text: string | ArrayLike<number>, options?: ScoreOptions): Promise<ScoredToken[]>;
   /** Close it when it is not looked at any more. */
   inspect(tokenIds: ArrayLike<number>, options?: InspectOptions): Promise<Inspection>;
   parameters(options?: SignalOption): Promise<Parameter[]>;

@@ -222,6 +222,23 @@ class Model extends EventTarget {
   }
 
   /**
+   * How likely the model finds each token of a text, after those before it. A text that is longer than the context
+   * is taken in parts. Where the model wants nothing before a text, and of ids, the first is told and left out.
+   *
+   * @param {string | ArrayLike<number>} text  typed text, or token ids, as for `generate`
+   * @param {{top?: number | null, signal?: AbortSignal}} [options]  top: how many of the likeliest ids to tell of in
+   *   the place of each (0: none)
+   * @returns {Promise<import("./gpt2web.js").ScoredToken[]>}  of each {id, logprob, top: [[id, logprob], ...] or null}
+   */
+  async score(text, options = {}) {
+    const { signal, top } = known(options, ["top", "signal"], "score");
+    const given = typeof text === "string" ? text : Array.isArray(text) || ArrayBuffer.isView(text) ? [...text] : null;
+    if (given === null) throw invalid(`The text must be a string or an array of token ids, not ${kind(text)}.`);
+    const message = { type: "score", text: given, options: { top: top ?? 0 } };
+    return abortable(this.#link.request(() => message), signal);
+  }
+
+  /**
    * Looks into the model at one token of a text: what it attends to, what each layer would say next, and by
    * `nextTokens` what sampling makes of it. `close()` it when it is not looked at any more. A generation under
    * way ends first.

@@ -14,6 +14,7 @@
 //   {type: "tokenize", id, text, options}     {type: "result", id, value}
 //   {type: "detokenize", id, ids}             {type: "result", id, value}
 //   {type: "bytes", id, ids}                  {type: "result", id, value}
+//   {type: "score", id, text, options}        {type: "result", id, value}
 //   {type: "parameters", id}                  {type: "result", id, value}
 //   {type: "sources", id}                     {type: "result", id, value}
 //   {type: "inspect", id, inspection,         {type: "result", id, value}: null where it was closed before

@@ -28,6 +28,7 @@ from gpt2web.generation import write
 from gpt2web.gpu import MAX_ROWS, Device, DeviceLost, OutOfMemory, Tensor
 from gpt2web.head_start import Memory
 from gpt2web.inspection import MAX_TOP, Inspection, inspect
+from gpt2web.likeliest import likeliest_of
 from gpt2web.limits import Parameters
 from gpt2web.origin import Origin
 from gpt2web.preprocessor import GPT2CausalLMPreprocessor
@@ -650,44 +651,68 @@ class GPT2CausalLM:
     score = blocking(score_async)
 
     async def log_probabilities_async(
-        self, text: str, progress: Progress = None
-    ) -> list[tuple[int, float]]:
+        self, text: str | Sequence[int], progress: Progress = None, *, top: int = 0
+    ) -> list[Any]:
         """Each id of a text with its natural log-probability after those before it.
 
-        A text longer than the context is taken in `windows`. progress: of its ids, told behind
-        each window: see progress.py.
+        Args:
+            text: as `stream` has a prompt; ids are read as they are, so the first is told. One that
+                is longer than the context is taken in `windows`.
+            progress: of its ids, told behind each window: see progress.py.
+            top: how many of the likeliest ids in its place to give with each (0 to 100).
+
+        Returns (id, log-probability) of each, and with `top` (id, log-probability, [(id,
+        log-probability), ...]).
         """
         windows = self.windows(text)
+        top = count("top", top, 0, MAX_ALTERNATIVES)
         total = sum(len(targets) for _, targets in windows)
-        found: list[tuple[int, float]] = []
+        found: list[Any] = []
         with shown(progress, "scoring") as report:
             for inputs, targets in windows:
-                losses = await (await self.score_async([inputs], None, "loss", [targets])).read()
-                values = losses.cast("B").cast("f")
-                found += [(i, -loss) for i, loss in zip(targets, values, strict=True)]
+                found += await self._scored(inputs, targets, top)
                 if report is not None:
                     report(len(found), total)
         return found
 
     log_probabilities = blocking(log_probabilities_async)
 
-    def windows(self, text: str) -> list[tuple[list[int], list[int]]]:
+    async def _scored(self, inputs: list[int], targets: list[int], top: int) -> list[Any]:
+        """A window of log_probabilities."""
+        async with self.backbone.computing() as weights:
+            hidden = await uncached_states(weights, [inputs], None)
+            losses = await losses_of(weights, hidden, targets)
+            ranked = await likeliest_of(weights, hidden, top) if top else []
+        logprobs = [-loss for loss in (await losses.read()).cast("B").cast("f")]
+        if not top:
+            return list(zip(targets, logprobs, strict=True))
+        return list(zip(targets, logprobs, ranked, strict=True))
+
+    def windows(self, text: str | Sequence[int]) -> list[tuple[list[int], list[int]]]:
         """A text in parts of at most the context: (ids, the id that follows each), where each of
         the text's ids follows once.
 
         Windows begin with <|endoftext|> where the model wants it; else with the last id of the
         window before, and the very first id, which nothing foretells, is left out.
         """
-        ids = self.prompt_ids(text)
+        if isinstance(text, str):
+            ids = self.prompt_ids(text)
+        else:
+            (ids,) = [whole_numbers(to_lists(text))]
+            self.backbone.check_row(ids, "text")
         context = self.backbone.config.max_sequence_length
         found = []
         for at in range(1, len(ids), context):  # of the next id to score
-            first = self.tokenizer.start_token_id if self.add_start_token else ids[at - 1]
+            first = ids[at - 1]
+            if self.add_start_token and at > 1:
+                first = self.tokenizer.start_token_id
             window = [first, *ids[at : at + context]]
             found.append((window[:-1], window[1:]))
         return found
 
-    async def perplexity_async(self, text: str, *, progress: Progress = None) -> float:
+    async def perplexity_async(
+        self, text: str | Sequence[int], *, progress: Progress = None
+    ) -> float:
         """exp of the mean loss of a text's ids, as log_probabilities_async gives them."""
         found = await self.log_probabilities_async(text, progress)
         if not found:

@@ -20,8 +20,8 @@ from gpt2web.blocking import block_on, blocking
 from gpt2web.chunks import Span
 from gpt2web.decoder import Decoder
 from gpt2web.generate import Losses, common_length
-from gpt2web.gpu import MAX_ROWS, DeviceError, DeviceLost, Readback, Tensor, largest_tensor
-from gpt2web.kernels import ceil_div
+from gpt2web.gpu import DeviceError, DeviceLost, Readback, Tensor
+from gpt2web.likeliest import Likeliest, rows_at_once
 from gpt2web.next_tokens import NextTokens, Stages
 from gpt2web.sampling import Sampling
 from gpt2web.tokenizer import GPT2Tokenizer
@@ -29,7 +29,6 @@ from gpt2web.turn import Turn
 
 MAX_TOP = 100  # ids listed
 SHOWN = 5  # of the lens, in a notebook
-LENS_ROWS = 16  # layers whose logits are held together
 
 
 class Inspection:
@@ -58,7 +57,7 @@ class Inspection:
         self._logits = device.tensor((1, config.vocabulary_size))
         self._stages: Stages | None = None
         self._turn = Turn()
-        self._scratch: list[Tensor | Readback] = []  # while it is being made
+        self._scratch: list[Tensor | Readback | Likeliest] = []  # while it is being made
 
     async def next_tokens_async(
         self,
@@ -173,34 +172,19 @@ class Inspection:
         """The most probable ids of each row of residuals [num_layers + 1, hidden]."""
         device, (rows, hidden) = decoder.device, residuals.shape
         vocabulary = decoder.config.vocabulary_size
-        most = min(LENS_ROWS, max(1, largest_tensor(device) // (4 * vocabulary)))
-        at_once = ceil_div(rows, ceil_div(rows, most))
-        state = self._tensor((MAX_ROWS, 4), "u32", uniform=True)  # zeros: every row runs
-        samplings = self._tensor((MAX_ROWS, 8), "u32", uniform=True)
-        no_flags = self._tensor((4,), "u32")  # not read without a repetition penalty
+        at_once = rows_at_once(device, rows, vocabulary)
         x = self._tensor((at_once, hidden))
-        logits = self._tensor((at_once, vocabulary))
-        scores = self._tensor((at_once, vocabulary))
-        summaries = self._tensor((at_once, ceil_div(vocabulary, 1024), 4))
-        found = self._tensor((1, at_once, 2 + 2 * top), "u32")
-        device.write(samplings, Sampling().pack(0, 0, 0) * at_once)
-        calls = [
-            *decoder.head(state, x, logits),
-            kernels.scores(device, state, samplings, logits, no_flags, scores, summaries),
-            kernels.alternatives(device, state, logits, summaries, found),
-        ]
-        row, entry = 4 * hidden, 4 * (2 + 2 * top)  # bytes
-        readback = device.readback(rows * entry)
-        self._scratch.append(readback)
+        likeliest = Likeliest(device, at_once, vocabulary, top)
+        readback = device.readback(rows * likeliest.row_bytes)
+        self._scratch += [likeliest, readback]
+        calls = [*decoder.head(likeliest.state, x, likeliest.logits), *likeliest.calls]
+        row = 4 * hidden  # bytes
         for first in range(0, rows, at_once):
             count = min(at_once, rows - first)
             device.submit([], copies=[(residuals, first * row, x, 0, count * row)])
-            device.submit(calls, copies=[(found, 0, readback, first * entry, count * entry)])
+            device.submit(calls, copies=[likeliest.copy(readback, first, count)])
         readback.map()
-        pairs = list(
-            struct.iter_unpack("<If", await readback.take(rows * entry))
-        )  # the first of each row is not written
-        return [pairs[n + 1 : n + 1 + top] for n in range(0, len(pairs), 1 + top)]
+        return likeliest.read(await readback.take(rows * likeliest.row_bytes))
 
     def _tensor(
         self, shape: tuple[int, ...], dtype: str = "f32", *, uniform: bool = False

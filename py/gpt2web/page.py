@@ -85,6 +85,8 @@ class Page:
                 case "bytes":
                     of = self.tokenizer().id_to_bytes
                     self.result(number, [list(of(token_id)) for token_id in message["ids"]])
+                case "score":
+                    self.result(number, await self.score(message["text"], **message["options"]))
                 case "inspect":
                     about = message["inspection"], message["tokenIds"], message["options"]
                     self.result(number, await self.views.inspect(self.loaded(), *about))
@@ -189,6 +191,14 @@ class Page:
         tokenizer = self.tokenizer()
         ids: list[int] = tokenizer.tokenize(text) if parse_special else tokenizer.encode_plain(text)
         return ids
+
+    async def score(self, text: str | list[int], *, top: int = 0) -> list[Message]:
+        """How likely each id of a text is, with `top` others in its place."""
+        found = await self.loaded().log_probabilities_async(text, False, top=top)
+        return [
+            {"id": id_, "logprob": logprob, "top": rest[0] if rest else None}
+            for id_, logprob, *rest in found
+        ]
 
     def cancel(self, number: int) -> None:
         """Cancels a generation, running or waiting; does nothing for one that is over."""
