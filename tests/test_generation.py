@@ -99,6 +99,27 @@ def test_the_texts_of_tokens_join_to_the_text(lm):
     assert "".join(token.text for token in stopped) == "a 🦊the e"
 
 
+def test_what_was_written_is_scored_as_it_was_written(lm):
+    one = lm.write("abc", max_new_tokens=60, seed=5, top=4)
+    found = lm.log_probabilities(one.token_ids, top=4)
+    assert [id_ for id_, _, _ in found] == one.token_ids[1:]
+    # chunks and single steps sum in another order: f32 in a few layers
+    written = [token.logprob for token in one.tokens]
+    assert [p for _, p, _ in found[-60:]] == pytest.approx(written, abs=1e-4)
+    for token, (_, _, top) in zip(one.tokens, found[-60:], strict=True):
+        assert [id_ for id_, _ in top] == [other.id for other in token.top]
+        assert [p for _, p in top] == pytest.approx([o.logprob for o in token.top], abs=1e-4)
+    assert found[-60][1:] != found[-59][1:]
+    assert lm.log_probabilities(one.token_ids) == [(id_, p) for id_, p, _ in found]
+    # in windows as well, each beginning with the last id of the one before
+    text = "a fox " * 70
+    pairs = lm.log_probabilities(text, top=1)
+    assert [pair[:2] for pair in pairs] == lm.log_probabilities(text) and len(pairs) == 419
+    assert all(logprob <= top[0][1] + 1e-4 for _, logprob, top in pairs)
+    with pytest.raises(ValueError, match="top must be a whole number of at least 0"):
+        lm.log_probabilities(text, top=-1)
+
+
 @pytest.mark.parametrize("options", [{"stop": ["e", "a"]}, {}])
 def test_texts_of_broken_bytes_join_as_well(lm, options):
     for one in lm.write(["x", "y", "z"], max_new_tokens=60, seed=2, **options):

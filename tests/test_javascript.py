@@ -205,6 +205,7 @@ SIGNALLED = [
     "lm.tokenize('a', { signal })",
     "lm.detokenize([1], { signal })",
     "lm.tokenBytes([1], { signal })",
+    "lm.score([1, 2], { signal })",
     "lm.inspect([1, 2], { signal })",
     "lm.parameters({ signal })",
     "lm.sources({ signal })",

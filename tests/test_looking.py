@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from browser import TestServer
 from desk import VIEWS, WRITE_MS, open_views, write
+from gpt2web import GPT2CausalLM
 from in_node import in_node
 
 LAYERS, HEADS = 6, 4  # of the stories model
@@ -275,6 +276,107 @@ def test_a_token_without_noted_alternatives_has_the_model_asked_for_them(written
     assert len(told(written, "closeInspection")) == len(told(written, "inspect")) == 1
     written.keyboard.press("Escape")
     expect(written.locator("#editing")).to_be_hidden()  # the click did not edit
+
+
+@pytest.mark.browser
+def test_what_was_written_without_colours_gets_them_and_the_readers_words_too(
+    written: Page,
+) -> None:
+    noted = [piece for piece in pieces(written) if piece["text"]]
+    written.uncheck("#colour")
+    forget(written)
+    write(written, "The little fox was 🦊", 8)  # the same seed: the same text
+    assert told(written, "score") == []
+    written.check("#colour")
+    own = written.locator("#told [role=button]")
+    words = ["The", " little", " fox", " was", " ", "🦊"]
+    expect(own).to_have_text(words, timeout=WRITE_MS)
+    assert written.inner_text("#told") == "The little fox was 🦊"
+    tokens = written.locator("#written [role=button]")
+    shown = [shares(title) for title in tokens.evaluate_all("all => all.map((one) => one.title)")]
+    likely = [100 * math.exp(min(piece["logprobs"])) for piece in noted]
+    assert shown == pytest.approx(likely, rel=0.06, abs=0.06)  # of two digits
+
+    lm = GPT2CausalLM.from_preset("stories", adapter="llvmpipe")
+    scored = lm.log_probabilities("The little fox was 🦊")
+    groups = [[pair] for pair in scored[:5]] + [scored[5:]]
+    lm.close()
+    titles = own.evaluate_all("all => all.map((one) => one.title)")
+    likely = [100 * math.exp(min(logprob for _, logprob in group)) for group in groups]
+    assert [shares(title) for title in titles] == pytest.approx(likely, rel=0.06, abs=0.06)
+    assert len(told(written, "score")) == 1
+
+    own.nth(1).click()
+    choices = written.locator("#token-parts button")
+    expect(choices).to_have_count(10)
+    assert len(told(written, "inspect")) == 0  # they came with the score
+    other = choices.nth(1).locator("span").first.inner_text().replace("·", " ")
+    choices.nth(1).click()
+    expect(written.locator("#story-foot")).to_be_visible(timeout=WRITE_MS)
+    assert written.inner_text("#story").startswith(f"The{other}")
+    written.uncheck("#colour")
+    expect(written.locator("#story span span [role=button], #story [role=button]")).to_have_count(0)
+    assert written.inner_text("#story").startswith(f"The{other}")
+
+
+def shares(title: str) -> float:
+    """ "12.3 %" -> 12.3"""
+    return float(title.removeprefix("< ").removesuffix(" %"))
+
+
+FAKE_MODEL = """
+    const { scoreOf } = await web("scored.js");
+    const bytesOf = (id) => new TextEncoder().encode(words[id]);
+    const lm = {
+      info: { model: "fake" },
+      tokenize: async (text, { asPrompt } = {}) => {
+        const ids = text.match(/ ?\\S+|\\s/g)?.map((word) => words.indexOf(word)) ?? [];
+        return asPrompt && start ? [0, ...ids] : ids;
+      },
+      tokenBytes: async (ids) => ids.map(bytesOf),
+      score: async (ids, { top }) =>
+        ids.slice(1).map((id, at) => ({ id, logprob: -id - (at + 1) / 100, top: [[top, 0]] })),
+    };
+    const found = await scoreOf(lm, pieces, { top: 3, skip: ({ text }) => text === skipped });
+    return [...found].map(([piece, parts]) => [pieces.indexOf(piece), parts]);
+"""
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_parts_that_nobody_asked_about_are_scored_where_they_stand(start: bool) -> None:
+    words = ["<|endoftext|>", "The", " fox", " ran", " home", "The fox", " in"]
+
+    def piece(text: str, *ids: int, **more: Any) -> dict[str, Any]:
+        own = {"ids": list(ids) or None, "model": "fake" if ids else None}
+        return {"text": text, "logprobs": None, "top": None, **own, **more}
+
+    def scored(text: str, begins: int, at: int, id_: int) -> dict[str, Any]:
+        place = at + int(start)  # of its id, the start counted
+        known = {"logprobs": [-id_ - place / 100], "top": [[[3, 0]]]} if place else {}
+        return {"text": text, "at": begins, "ids": [id_], "model": "fake", "logprobs": None,
+                "top": None, **known}  # fmt: skip
+
+    def find(*pieces: dict[str, Any], skipped: str = "nothing") -> dict[int, Any]:
+        values = {"words": words, "pieces": list(pieces), "start": start, "skipped": skipped}
+        return dict(in_node(FAKE_MODEL, **values))
+
+    # typed, where a token goes beyond the first piece; then the model's, of which one was noted
+    found = find(
+        piece("The fo"), piece("x"), piece(" ran", 3), piece(" home", 4, logprobs=[-1]),
+        piece(" in", 6),
+    )  # fmt: skip
+    assert found[0] == [scored("The", 0, 0, 1), scored(" fo", 3, 1, 2)]
+    assert found[1] == [scored("x", 3, 1, 2)]
+    assert [{**found[at][0], "ids": None} for at in (2, 4)] == [
+        {**scored(text, begins, at, id_), "ids": None}
+        for text, begins, at, id_ in ((" ran", 7, 2, 3), (" in", 16, 4, 6))
+    ]
+    assert found.keys() == {0, 1, 2, 4}
+    # another model's tokens are read anew; what is known is not asked again
+    strange = piece("The", 77, model="another", logprobs=[-9])
+    assert find(strange, piece(" fox")).keys() == {1}
+    assert find(piece("The"), piece(" fox"), skipped=" fox") == {0: [scored("The", 0, 0, 1)]}
+    assert find(piece("The"), skipped="The") == find(strange) == find() == {}
 
 
 @pytest.mark.browser

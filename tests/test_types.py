@@ -55,6 +55,7 @@ WRONG = [
     ("const text: string = await lm.detokenize([[1]])", "is not assignable"),
     ("lm.info.adapter = 'mine'", "read-only property"),
     ("lm.inspect('text')", "is not assignable"),
+    ("lm.score(['text'])", "is not assignable"),
     ("(await lm.inspect([1])).nextTokens({ top_k: 4 })", "'top_k' does not exist"),
     ("(error as Gpt2webError).code === 'bussy'", "no overlap"),
     ("completions.create({ prompt: 'a', best_of: 2 })", "No overload matches"),

@@ -102,6 +102,26 @@ def test_refusals_are_answers(loaded):
     ask(loaded, close(5))
 
 
+def test_a_text_is_scored_as_in_python(loaded):
+    page, _ = loaded
+    text, ids = "Once upon a time", page.lm.prompt_ids("Once upon a time")
+    score = {"type": "score", "text": text, "options": {"top": 3}}
+    answers = ask(
+        loaded,
+        score,
+        score | {"text": ids},
+        score | {"options": {"top": 0}},
+        score | {"text": [5, 600]},
+    )
+    scored, by_ids, bare, refused = (answers[number] for number in range(4))
+    found = page.lm.log_probabilities(text, top=3)
+    assert [(one["id"], one["logprob"], one["top"]) for one in scored] == found
+    assert by_ids == scored and [one["id"] for one in scored] == ids[1:]
+    assert {one["top"] for one in bare} == {None}
+    assert [one["logprob"] for one in bare] == [one["logprob"] for one in scored]
+    assert refused["code"] == "option-invalid"
+
+
 def test_the_map_of_the_weights(loaded):
     (found,) = ask(loaded, {"type": "parameters"}).values()
     page, _ = loaded

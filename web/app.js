@@ -81,6 +81,7 @@ function setModel(lm) {
   tools.showButtons();
   context.reset();
   looking.lm = weights.lm = lm;
+  probabilities.reset();
 }
 
 async function hasAdapter() {
@@ -228,7 +229,7 @@ for (const button of document.querySelectorAll(".example")) {
   });
 }
 openSettings();
-new Probabilities(story, tools.view, writer, (pieces) => tools.goOnBehind(pieces));
+const probabilities = new Probabilities(story, tools.view, writer, (pieces) => tools.goOnBehind(pieces));
 openAttention(looking);
 openNextToken(looking);
 openLens(looking);

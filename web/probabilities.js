@@ -3,7 +3,8 @@
 
 import { roving } from "./roving.js";
 import { $ } from "./show.js";
-import { chosen, promptOf } from "./story.js";
+import { scoreOf } from "./scored.js";
+import { before, chosen, promptOf, textOf } from "./story.js";
 import { text } from "./texts.js";
 import { isWhole, percent, stepOf, visible } from "./tokens.js";
 
@@ -17,6 +18,9 @@ export class Probabilities {
   #goOn;
   #row;
   #asked = null; // what gives up the alternatives under way
+  #parts = new Map(); // of pieces that don't say how likely they were, by scored.js
+  #scoring = null; // what gives up the question for those
+  #places = new WeakMap(); // of each button: {index, piece, at}: its piece, or of a part of that its place in the text
 
   /**
    * @param {StoryView} view
@@ -30,12 +34,16 @@ export class Probabilities {
     this.#row = roving($("story"), "[role=button]", (span) => this.#open(span));
     story.addEventListener("change", ({ detail }) => {
       this.#close();
+      const kept = new Set(story.pieces.slice(0, detail.from)); // behind a change other things are likely
+      for (const piece of this.#parts.keys()) if (!kept.has(piece)) this.#parts.delete(piece);
       this.#colour(detail.from);
+      this.#score();
     });
     $("colour").addEventListener("change", () => {
       writer.alternatives = this.on ? ALTERNATIVES : 0;
       this.#close();
       this.#colour(0);
+      this.#score();
     });
     $("token").addEventListener("toggle", ({ newState }) => newState === "closed" && this.#asked?.abort());
     $("token").addEventListener("keydown", (event) => this.#key(event));
@@ -49,38 +57,88 @@ export class Probabilities {
     return $("colour").checked;
   }
 
+  /** Another model finds other things likely. */
+  reset() {
+    this.#parts.clear();
+    this.#colour(0);
+    this.#score();
+  }
+
+  /** Asks the model about what has no colour yet, while it has nothing else to do. */
+  async #score() {
+    this.#scoring?.abort();
+    const { lm } = this.#writer;
+    if (!this.on || !lm || this.#story.writing) return;
+    const mine = (this.#scoring = new AbortController());
+    const { pieces } = this.#story;
+    const skip = (piece) => this.#parts.has(piece);
+    try {
+      const found = await scoreOf(lm, pieces, { top: ALTERNATIVES, skip, signal: mine.signal });
+      if (mine.signal.aborted || found.size === 0) return;
+      for (const [piece, parts] of found) this.#parts.set(piece, parts);
+      this.#colour(pieces.findIndex((piece) => found.has(piece)));
+    } catch (error) {
+      if (error.name !== "AbortError" && error.name !== "ClosedError") console.debug(error, error.detail ?? "");
+    }
+  }
+
   /** Colours the pieces from an index on, or takes their colours away. */
   #colour(from) {
     $("colour-legend").hidden = !this.on;
     $("story").classList.toggle("coloured", this.on);
     const { pieces } = this.#story;
+    let at = textOf(pieces.slice(0, from)).length;
     for (let index = from; index < pieces.length; index++) {
       const span = this.#view.spans[index];
+      const piece = pieces[index];
+      const parts = this.on ? this.#parts.get(piece) : null;
       span.classList.remove(...STEPS, "break");
-      const known = this.on && pieces[index].ids?.length > 0;
-      if (!known) {
-        for (const name of ["role", "tabindex", "title", "aria-haspopup"]) span.removeAttribute(name);
-        continue;
+      for (const name of ["role", "tabindex", "title", "aria-haspopup"]) span.removeAttribute(name);
+      if (span.childElementCount > 0) span.textContent = piece.text; // without the parts that were shown
+      if (parts?.length === 1 && parts[0].at === at) {
+        this.#mark(span, { index, piece: parts[0], at });
+      } else if (parts) {
+        span.replaceChildren(...parts.map((part) => this.#partOf(index, part)));
+      } else if (this.on && piece.ids?.length > 0) {
+        this.#mark(span, { index, piece, at: null });
       }
-      span.setAttribute("role", "button");
-      span.setAttribute("aria-haspopup", "dialog");
-      span.tabIndex = -1;
-      span.classList.toggle("break", /^[\n\r]+$/.test(pieces[index].text)); // else there is nothing to click on
-      const probability = probabilityOf(pieces[index]);
-      if (probability === null) continue;
-      span.classList.add(STEPS[stepOf(probability)]);
-      span.title = percent(probability);
+      at += piece.text.length;
     }
-    const last = this.#view.spans.findLast((span) => span.getAttribute("role") === "button");
-    this.#row.make(last);
+    this.#row.make([...$("story").querySelectorAll("[role=button]")].at(-1));
+  }
+
+  /** Of a piece that the model did not write, a token. */
+  #partOf(index, part) {
+    const span = document.createElement("span");
+    span.textContent = part.text;
+    this.#mark(span, { index, piece: part, at: part.at });
+    return span;
+  }
+
+  #mark(span, place) {
+    this.#places.set(span, place);
+    span.setAttribute("role", "button");
+    span.setAttribute("aria-haspopup", "dialog");
+    span.tabIndex = -1;
+    span.classList.toggle("break", /^[\n\r]+$/.test(place.piece.text)); // else there is nothing to click on
+    const probability = probabilityOf(place.piece);
+    if (probability === null) return;
+    span.classList.add(STEPS[stepOf(probability)]);
+    span.title = percent(probability);
+  }
+
+  /** The pieces before a place. */
+  #before({ index, at }) {
+    const { pieces } = this.#story;
+    return at === null ? pieces.slice(0, index) : before(pieces, at);
   }
 
   // ---- The alternatives ----
 
   async #open(span) {
     if (this.#story.writing || this.#writer.busy || !getSelection().isCollapsed) return;
-    const index = this.#view.spans.indexOf(span);
-    const piece = this.#story.pieces[index];
+    const place = this.#places.get(span);
+    const { piece } = place;
     const box = $("token");
     this.#asked?.abort();
     const mine = (this.#asked = new AbortController());
@@ -97,9 +155,13 @@ export class Probabilities {
     box.focus();
     if (!this.#writer.lm) return;
     try {
-      const parts = await this.#alternatives(index, mine.signal);
+      const parts = await this.#alternatives(place, mine.signal);
       if (mine.signal.aborted) return;
-      $("token-parts").replaceChildren(...parts.flatMap((part) => this.#part(index, part, parts.length)));
+      if (parts.length === 0) {
+        $("token-state").textContent = text("token-first");
+        return;
+      }
+      $("token-parts").replaceChildren(...parts.flatMap((part) => this.#part(place, part, parts.length)));
       const half = parts.some(({ others }) => others.some(({ whole }) => !whole));
       $("token-state").textContent = text(half ? "token-choose-half" : "token-choose");
       placeAt(box, span);
@@ -110,15 +172,16 @@ export class Probabilities {
   }
 
   /**
-   * For each token of a piece the likeliest in its place: {at, others: [{id, logprob, text, whole, taken}]}; text
+   * For each token at a place the likeliest there, none where nothing stands before it: {at, others: [{id, logprob, text, whole, taken}]}; text
    * and whole are of the piece that ends with it, taken is the token that stands there.
    */
-  async #alternatives(index, signal) {
+  async #alternatives(place, signal) {
     const { lm } = this.#writer;
-    const piece = this.#story.pieces[index];
+    const { piece } = place;
+    if (place.at !== null && piece.logprobs === null) return [];
     const mine = piece.model === lm.info.model; // another's ids say nothing to this one
     const own = mine ? piece.ids : [];
-    const top = (mine && piece.top) || (await this.#ask(index, mine ? own.slice(0, -1) : [], signal));
+    const top = (mine && piece.top) || (await this.#ask(place, mine ? own.slice(0, -1) : [], signal));
     const ids = [...new Set([...own, ...top.flat().map(([id]) => id)])];
     const bytes = await lm.tokenBytes(ids, { signal });
     const bytesOf = new Map(ids.map((id, number) => [id, bytes[number]]));
@@ -134,9 +197,9 @@ export class Probabilities {
   }
 
   /** What the model finds likeliest behind the pieces before an index, then behind each of more ids: as piece.top. */
-  async #ask(index, more, signal) {
+  async #ask(place, more, signal) {
     const { lm } = this.#writer;
-    const prompt = promptOf(this.#story.pieces.slice(0, index), lm.info.model);
+    const prompt = promptOf(this.#before(place), lm.info.model);
     const before = [...(await lm.tokenize(prompt.text, { asPrompt: true, signal })), ...prompt.ids];
     const found = [];
     for (let at = 0; at <= more.length; at++) {
@@ -150,16 +213,16 @@ export class Probabilities {
   }
 
   /** The alternatives of one token: buttons, of several tokens each under a heading. */
-  #part(index, { at, others }, count) {
+  #part(place, { at, others }, count) {
     const list = document.createElement("ul");
-    list.append(...others.map((other) => this.#choice(index, at, other)));
+    list.append(...others.map((other) => this.#choice(place, at, other)));
     if (count === 1) return [list];
     const heading = document.createElement("h4");
     heading.textContent = text("token-part", { number: at + 1, count });
     return [heading, list];
   }
 
-  #choice(index, at, { id, logprob, text: words, whole, taken }) {
+  #choice(place, at, { id, logprob, text: words, whole, taken }) {
     const item = document.createElement("li");
     const button = document.createElement("button");
     button.type = "button";
@@ -171,14 +234,14 @@ export class Probabilities {
     button.disabled = !whole;
     if (taken) button.setAttribute("aria-current", "true");
     button.addEventListener("click", () => {
-      const { pieces } = this.#story;
+      const pieces = this.#before(place);
       const { model } = this.#writer.lm.info;
-      const ids = [...pieces[index].ids.slice(0, at), id];
-      const known = pieces[index].logprobs;
+      const ids = [...place.piece.ids.slice(0, at), id];
+      const known = place.piece.logprobs;
       const logprobs = at === 0 ? [logprob] : known && [...known.slice(0, at), logprob];
       this.#close();
       $("story").scrollIntoView({ block: "nearest" });
-      this.#goOn(chosen(pieces, index, { text: words, ids, model, logprobs }));
+      this.#goOn(chosen(pieces, pieces.length, { text: words, ids, model, logprobs }));
     });
     item.append(button);
     return item;

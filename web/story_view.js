@@ -113,8 +113,10 @@ export class StoryView {
     const [node, offset] = found ? [found.offsetNode, found.offset] : [range?.startContainer, range?.startOffset];
     const index = this.#spans.findIndex((span) => span.contains(node));
     if (index < 0) return undefined;
-    const before = this.#story.pieces.slice(0, index).reduce((sum, piece) => sum + piece.text.length, 0);
-    return before + offset;
+    const before = document.createRange(); // a coloured piece may be in parts
+    before.setStart(this.#spans[0], 0);
+    before.setEnd(node, offset);
+    return before.toString().length;
   }
 }
 

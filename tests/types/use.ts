@@ -28,6 +28,9 @@ export async function write(into: HTMLElement, files: FileList): Promise<number>
   const text: string = await lm.detokenize(ids);
   const texts: string[] = await lm.detokenize([ids, [1]]);
   const bytes: Uint8Array[] = await lm.tokenBytes(ids);
+  const scored = await lm.score("A fox", { top: 3 });
+  const [token] = await lm.score(Uint32Array.from(ids), { signal: stop.signal });
+  console.log(scored[0]?.top?.[0]?.[1], token?.logprob);
   const inspection = await lm.inspect(Uint32Array.from(ids), { position: -2, top: 5 });
   const [layers, heads, tokens] = inspection.shape;
   const looked: number | undefined = inspection.attention[(layers - 1) * heads * tokens];
