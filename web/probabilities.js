@@ -9,6 +9,7 @@ import { text } from "./texts.js";
 import { isWhole, percent, stepOf, visible } from "./tokens.js";
 
 const ALTERNATIVES = 10;
+const BUTTON = "[role=button]";
 const STEPS = ["step-0", "step-1", "step-2", "step-3", "step-4"]; // in style.css, as is "break"
 
 export class Probabilities {
@@ -31,7 +32,7 @@ export class Probabilities {
     this.#view = view;
     this.#writer = writer;
     this.#goOn = goOn;
-    this.#row = roving($("story"), "[role=button]", (span) => this.#open(span));
+    this.#row = roving($("story"), BUTTON, (span) => this.#open(span));
     story.addEventListener("change", ({ detail }) => {
       this.#close();
       const kept = new Set(story.pieces.slice(0, detail.from)); // behind a change other things are likely
@@ -76,14 +77,14 @@ export class Probabilities {
       const found = await scoreOf(lm, pieces, { top: ALTERNATIVES, skip, signal: mine.signal });
       if (mine.signal.aborted || found.size === 0) return;
       for (const [piece, parts] of found) this.#parts.set(piece, parts);
-      this.#colour(pieces.findIndex((piece) => found.has(piece)));
+      this.#colour(0, found);
     } catch (error) {
       if (error.name !== "AbortError" && error.name !== "ClosedError") console.debug(error, error.detail ?? "");
     }
   }
 
-  /** Colours the pieces from an index on, or takes their colours away. */
-  #colour(from) {
+  /** Colours the pieces from an index on, or takes their colours away; of those that are in `among` where given. */
+  #colour(from, among = null) {
     $("colour-legend").hidden = !this.on;
     $("story").classList.toggle("coloured", this.on);
     const { pieces } = this.#story;
@@ -91,20 +92,26 @@ export class Probabilities {
     for (let index = from; index < pieces.length; index++) {
       const span = this.#view.spans[index];
       const piece = pieces[index];
-      const parts = this.on ? this.#parts.get(piece) : null;
-      span.classList.remove(...STEPS, "break");
-      for (const name of ["role", "tabindex", "title", "aria-haspopup"]) span.removeAttribute(name);
-      if (span.childElementCount > 0) span.textContent = piece.text; // without the parts that were shown
-      if (parts?.length === 1 && parts[0].at === at) {
-        this.#mark(span, { index, piece: parts[0], at });
-      } else if (parts) {
-        span.replaceChildren(...parts.map((part) => this.#partOf(index, part)));
-      } else if (this.on && piece.ids?.length > 0) {
-        this.#mark(span, { index, piece, at: null });
-      }
+      if (!among || among.has(piece)) this.#dress(span, { index, piece, at });
       at += piece.text.length;
     }
-    this.#row.make([...$("story").querySelectorAll("[role=button]")].at(-1));
+    const buttons = [...$("story").querySelectorAll(BUTTON)];
+    this.#row.make(buttons.find((button) => button === document.activeElement) ?? buttons.at(-1));
+  }
+
+  /** Makes a piece what is to be seen of it: plain text, a button, or a button for each of its parts. */
+  #dress(span, { index, piece, at }) {
+    const parts = this.on ? this.#parts.get(piece) : null;
+    span.classList.remove(...STEPS, "break");
+    for (const name of ["role", "tabindex", "title", "aria-haspopup"]) span.removeAttribute(name);
+    if (span.childElementCount > 0) span.textContent = piece.text; // without the parts that were shown
+    if (parts?.length === 1 && parts[0].at === at) {
+      this.#mark(span, { index, piece: parts[0], at });
+    } else if (parts) {
+      span.replaceChildren(...parts.map((part) => this.#partOf(index, part)));
+    } else if (this.on && piece.ids?.length > 0) {
+      this.#mark(span, { index, piece, at: null });
+    }
   }
 
   /** Of a piece that the model did not write, a token. */
