@@ -29,6 +29,7 @@ import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 if sys.version_info < (3, 11):  # noqa: UP036 (an older Python reads no further than here)
     sys.exit(
@@ -565,8 +566,24 @@ def page_bytes(dist: Path) -> int:
 # --- serve ---------------------------------------------------------------------------------------
 
 
+class Part:
+    """So many bytes of an open file, from where it stands."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.left = file, size
+
+    def read(self, size: int) -> bytes:
+        data = self.file.read(min(size, self.left))
+        self.left -= len(data)
+        return data
+
+    def close(self) -> None:
+        self.file.close()
+
+
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Plain static files with the right types."""
+    """Plain static files with the right types, also from a byte on: a download that broke off goes
+    on where it was."""
 
     extensions_map = {  # noqa: RUF012 (the base class has it so)
         **http.server.SimpleHTTPRequestHandler.extensions_map,
@@ -579,6 +596,35 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         ".md": "text/markdown",
     }
     protocol_version = "HTTP/1.1"
+
+    def send_head(self) -> Any:
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        path = Path(self.translate_path(self.path))
+        if wanted is None or not path.is_file() or int(wanted[2] or wanted[1]) < int(wanted[1]):
+            return super().send_head()  # several ranges, and the last bytes, nobody needs
+        file = path.open("rb")
+        about = os.fstat(file.fileno())
+        modified = self.date_time_string(int(about.st_mtime))
+        if self.headers.get("If-Range", modified) != modified:
+            file.close()
+            return super().send_head()
+        first = int(wanted[1])
+        end = min(int(wanted[2]) + 1 if wanted[2] else about.st_size, about.st_size)
+        if first >= end:
+            file.close()
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{about.st_size}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
+        self.send_response(206)
+        self.send_header("Content-Type", self.guess_type(path))
+        self.send_header("Content-Range", f"bytes {first}-{end - 1}/{about.st_size}")
+        self.send_header("Content-Length", str(end - first))
+        self.send_header("Last-Modified", modified)
+        self.end_headers()
+        file.seek(first)
+        return Part(file, end - first)
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-cache")  # ask each time: dist/ changes while working

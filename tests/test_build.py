@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import zipfile
 from importlib.resources import files
@@ -510,6 +511,33 @@ def test_files_are_served_with_their_types(server: TestServer, path: str, kind: 
     with urllib.request.urlopen(server.url + path) as answer:
         assert answer.headers.get_content_type() == kind
         assert "Cross-Origin-Opener-Policy" not in answer.headers
+
+
+def test_files_are_served_from_a_byte_on(server: TestServer, dist: Path) -> None:
+    whole = (dist / "wheels.json").read_bytes()
+
+    def ask(**headers: str) -> tuple[int, Any, bytes]:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(server.url + "wheels.json", headers=named)
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers, error.read()
+
+    size = len(whole)
+    for asked, first, end in (("10-", 10, size), ("3-7", 3, 8), (f"5-{size + 9}", 5, size)):
+        code, headers, body = ask(Range=f"bytes={asked}")
+        assert (code, body) == (206, whole[first:end])
+        assert headers["Content-Range"] == f"bytes {first}-{end - 1}/{size}"
+        assert headers.get_content_type() == "application/json"
+        modified = headers["Last-Modified"]
+    assert ask(Range="bytes=10-", If_Range=modified)[::2] == (206, whole[10:])
+    assert ask(Range="bytes=10-", If_Range='"another"')[::2] == (200, whole)
+    for not_ours in ("bytes=-5", "bytes=7-6", "bytes=1-2,4-5", "lines=2-"):
+        assert ask(Range=not_ours)[::2] == (200, whole)
+    code, headers, body = ask(Range=f"bytes={size}-")
+    assert (code, headers["Content-Range"], body) == (416, f"bytes */{size}", b"")
 
 
 def test_a_stopped_server_is_gone_for_open_connections_too(own_server: TestServer) -> None:
