@@ -47,7 +47,7 @@ TOLERANCES = {"f32": 1e-5, "f16": 2e-3, "int8": 0.05, "int4": 0.8}
 
 def convert(source, out, precision=None, *more):
     """The command on a folder; the folder that it wrote."""
-    words = [str(source), "--out", str(out), "--name", "made", *more]
+    words = [str(source), "--out", str(out), "--name", "made", "--replace", *more]
     status = command.main([*words, *(["--precision", precision] if precision else [])])
     assert status == 0
     return out / "made"
@@ -231,6 +231,19 @@ def test_what_could_not_be_written_or_served_is_refused_first(capsys, tmp_path, 
     assert (tmp_path / "models/mine/manifest.json").is_file()
 
 
+def test_a_model_is_replaced_only_where_that_is_said(capsys, tmp_path):
+    mine = tmp_path / "mine"
+    first = ["--out", str(tmp_path), "--name", "mine"]
+    assert command.main([str(forms.FORMS / "openai"), *first]) == 0
+    before = {path.name: path.read_bytes() for path in mine.iterdir()}
+    text = refusal(capsys, "https://nowhere.invalid/model", *first)  # before it is fetched
+    assert f"{mine} is a model already" in text and "--replace" in text
+    assert {path.name: path.read_bytes() for path in mine.iterdir()} == before
+    again = [str(forms.FORMS / "openai"), *first, "--precision", "f16", "--replace"]
+    assert command.main(again) == 0
+    assert {path.name: path.read_bytes() for path in mine.iterdir()} != before
+
+
 def test_a_quantised_folder_is_not_converted_again(made, tmp_path, capsys):
     text = refusal(capsys, made("openai", "int8"), "--out", tmp_path, "--precision", "int4")
     assert "is quantised already: tensor" in text and "Convert what it was made from" in text
@@ -382,7 +395,8 @@ def test_a_refused_conversion_leaves_the_model_that_was_there(tmp_path, capsys):
     folder = convert(forms.FORMS / "openai", tmp_path)
     before = (folder / "manifest.json").read_text()
     source = write_model(tmp_path / "source", "ln_f.bias", np.nan)
-    assert "ln_f.bias" in refusal(capsys, source, "--out", tmp_path, "--name", "made")
+    words = [source, "--out", tmp_path, "--name", "made", "--replace"]
+    assert "ln_f.bias" in refusal(capsys, *words)
     assert (folder / "manifest.json").read_text() == before
     assert {path.name for path in tmp_path.iterdir()} == {"made", "source"}
 

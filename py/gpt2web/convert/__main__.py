@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpt2web.checkpoint import CheckpointError
 from gpt2web.config import ALIASES
-from gpt2web.manifest import PLAIN_NAME, is_line
+from gpt2web.manifest import MANIFEST_FILE, PLAIN_NAME, is_line
 from gpt2web.precision import PRECISIONS
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--precision", choices=PRECISIONS, help="what matrices are stored in (as they are)")
     add("--name", help="of the folder that is written (the source's, with the precision behind)")
+    add("--replace", action="store_true", help="put it in the place of a model of that name")
     add("--title", help="what the page calls the model (its name)")
     add("--license", help="the model's licence (as its card says)")
     add("--out", type=Path, default=Path("models"), metavar="FOLDER", help="where to (models)")
@@ -161,6 +162,12 @@ def run(options: argparse.Namespace) -> Path:
     if options.out == Path("models") and (files("gpt2web.models") / name).is_dir():
         raise CheckpointError(
             f"{name} is the name of a bundled model: choose another with --name",
+            code="option-invalid",
+        )
+    if (options.out / name / MANIFEST_FILE).is_file() and not options.replace:
+        raise CheckpointError(
+            f"{options.out / name} is a model already: choose another name with --name, or let "
+            "--replace put this one in its place",
             code="option-invalid",
         )
     for option in ("title", "license"):
