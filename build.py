@@ -2,8 +2,8 @@
 """Sets up, builds, serves, tests and runs gpt2web. Needs Python 3.11+ and npm, nothing else.
 
 What it installs stays inside the clone: `.venv` (Python packages, pinned with hashes in
-requirements/), `node_modules` (Pyodide and hash-wasm, pinned in package-lock.json) and `.cache`
-(wheels, logs).
+requirements/), `node_modules` (Pyodide, hash-wasm, the editor and its bundler, pinned in
+package-lock.json) and `.cache` (wheels, logs).
 Only `test` and `bench` reach further: as root on Debian or Ubuntu they install Chromium and a
 Vulkan driver.
 Each step leaves a stamp with a hash of its inputs, and is skipped while they are the same.
@@ -51,6 +51,8 @@ MODELS = ROOT / "models"  # the reader's own, converted by `build.py model`
 PYODIDE_FILES = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip")
 # Of hash-wasm, the one hash that web/downloads.js uses; its binary is inside.
 HASH_WASM = "sha256.umd.min.js"
+# The editor's packages, of which web/codemirror.js names the parts that end up in one file.
+EDITOR = ("@codemirror/*", "@lezer/*", "@marijn/*", "crelt", "style-mod", "w3c-keyname")
 PYODIDE_HOLDS = """\
 Pyodide's binary also holds Emscripten's runtime with musl (MIT), LLVM's compiler-rt and libc++
 (Apache-2.0 with LLVM exception), libffi (MIT), zlib (Zlib), bzip2 (bzip2-1.0.6), liblzma (0BSD),
@@ -72,6 +74,7 @@ NOT_KEPT = re.compile(
 # What a visit of the page itself does not fetch, or not before the model.
 NOT_VISITED = re.compile(
     r"models/|LICENSES|wheels/micropip|completions\.js|gpt2-writer\.js|.*\.d\.ts"
+    r"|codemirror\.js|editor\.js|workshop\.js|edits\.js|experiments\.js|compare\.js"
 )
 # Ours that only the native package needs.
 OURS_LEFT_OUT = re.compile(r"gpt2web/(convert|models)/")
@@ -402,6 +405,7 @@ def write_dist() -> None:
         shutil.copyfile(NODE_MODULES / "pyodide" / name, fresh / "pyodide" / name)
     (fresh / "hash-wasm").mkdir()
     shutil.copyfile(NODE_MODULES / "hash-wasm/dist" / HASH_WASM, fresh / "hash-wasm" / HASH_WASM)
+    write_editor(fresh)
     (fresh / "wheels").mkdir()
     write_own_wheel(fresh / "wheels")
     write_wgpu_wheel(fresh / "wheels")
@@ -416,6 +420,18 @@ def write_dist() -> None:
     shutil.rmtree(old, ignore_errors=True)
     stamp.write_text(f"{key} {digest([DIST])}", encoding="utf-8")
     say(f"dist/ is written: {page_bytes(DIST) / 1e6:.2f} MB, gzipped, before the model.")
+
+
+def write_editor(fresh: Path) -> None:
+    """codemirror.js: what web/codemirror.js exports of npm's packages, as one module."""
+    node = shutil.which("node")
+    if node is None:
+        raise Refusal("node is not on the PATH: install Node.js, which npm belongs to.")
+    (fresh / "codemirror.js").unlink()  # its source
+    options = ["--bundle", "--minify", "--format=esm", "--legal-comments=none"]
+    esbuild = [node, str(NODE_MODULES / "esbuild/bin/esbuild"), "web/codemirror.js", *options]
+    output = f"--outfile={fresh / 'codemirror.js'}"
+    step("Bundling the editor", [*esbuild, output], "esbuild", {"NODE_PATH": str(NODE_MODULES)})
 
 
 def find_models() -> list[Path]:
@@ -521,6 +537,9 @@ def write_licenses(dist: Path, models: list[dict[str, object]]) -> None:
         json.loads((NODE_MODULES / name / "package.json").read_text("utf-8"))["version"]
         for name in ("pyodide", "hash-wasm")
     )
+    editor = [folder for name in EDITOR for folder in sorted(NODE_MODULES.glob(name))]
+    packages = [json.loads((folder / "package.json").read_text("utf-8")) for folder in editor]
+    names = ", ".join(f"{package['name']} {package['version']}" for package in packages)
     lock = json.loads((dist / "pyodide" / "pyodide-lock.json").read_text("utf-8"))
     python = lock["info"]["python"]
     ours, wgpu, micropip = (lock["packages"][name] for name in ("gpt2web", "wgpu", "micropip"))
@@ -537,6 +556,7 @@ def write_licenses(dist: Path, models: list[dict[str, object]]) -> None:
         f"micropip {micropip['version']} (wheels/): MPL-2.0, text 2; source: in the wheel itself",
         f"wgpu-py {wgpu['version']} (wheels/, its pure-Python part): BSD-2-Clause, text 4",
         f"hash-wasm {hash_wasm} (hash-wasm/, its SHA-256): MIT, text 5",
+        f"CodeMirror (codemirror.js): {names}: MIT, text 6",
         "",
         PYODIDE_HOLDS,
     ]
@@ -548,6 +568,9 @@ def write_licenses(dist: Path, models: list[dict[str, object]]) -> None:
             data.decode() for name, data in wgpu_files.items() if name.endswith("LICENSE")
         ),
         "MIT (hash-wasm)": (NODE_MODULES / "hash-wasm/LICENSE").read_text("utf-8"),
+        "MIT (CodeMirror's packages, each under its own notice)": "\n\n".join(
+            dict.fromkeys((folder / "LICENSE").read_text("utf-8").strip() for folder in editor)
+        ),
     }
     for number, (title, text) in enumerate(texts.items(), 1):
         lines += ["", "=" * 80, f"{number}. {title}", "=" * 80, "", text.strip()]

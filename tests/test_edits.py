@@ -12,16 +12,14 @@ from playwright.sync_api import Browser, Page
 
 from browser import TestServer
 from gpt2web import sources
+from in_node import in_node
 from test_recovery_in_page import in_trouble
-from test_start import snapshot
 
 pytestmark = pytest.mark.browser
 
 TEXTS = sources.read()
 SAMPLING = "gpt2web/sampling.py"
 SELECT = "gpt2web/shaders/select.wgsl"
-MASK = "gpt2web/shaders/attention_weights.wgsl"
-WINDOW = 4
 
 # loaded(edits): closes the model before and loads another: its info, or the error. ids(): what it
 # writes; orders: trouble, behind the fourth of them.
@@ -132,20 +130,101 @@ def test_an_edited_model_is_recovered_with_its_edits(
         assert lab.evaluate("() => lm.info.edited") == [SAMPLING]
 
 
-def test_an_edited_mask_shows_in_the_attention(lab: Page) -> None:
-    old = "score += query[d] * cache[t * HIDDEN + head * HEAD_DIM + d];\n    }\n"
-    new = f"{old}    if t + {WINDOW}u < count {{\n      score = -3.0e38;\n    }}\n"
-    info = load(lab, replaced(MASK, old, new))
-    assert info["edited"] == [MASK]
-    found = lab.evaluate("""async () => {
-      const inspection = await lm.inspect(await lm.tokenize("The fox saw a red bird in the tree"));
-      return { shape: inspection.shape, attention: [...inspection.attention] };
-    }""")
+# --- the page's experiments ---------------------------------------------------------------------
+
+EXPERIMENTS: list[dict[str, Any]] = in_node('return (await web("experiments.js")).EXPERIMENTS')
+FOX = "The fox saw a red red bird in the tree"
+
+
+def experiment(*names: str) -> dict[str, str]:
+    """The files with these experiments in them, as the page puts them in."""
+    edits: dict[str, str] = in_node(
+        """
+        const { EXPERIMENTS, isApplied, toggled } = await web("experiments.js");
+        const texts = { ...originals };
+        const textOf = (path) => texts[path];
+        for (const name of names) {
+          const experiment = EXPERIMENTS.find((one) => one.name === name);
+          Object.assign(texts, toggled(experiment, textOf));
+          if (!isApplied(experiment, textOf)) throw new Error(name);
+          for (const [path, text] of Object.entries(toggled(experiment, textOf)))
+            if (text !== originals[path]) throw new Error(`${name} does not come out of ${path}`);
+        }
+        const changed = Object.entries(texts).filter(([path, text]) => text !== originals[path]);
+        return Object.fromEntries(changed);
+        """,
+        originals=TEXTS,
+        names=names,
+    )
+    return edits
+
+
+def inspected(page: Page, text: str) -> dict[str, Any]:
+    found: dict[str, Any] = page.evaluate(
+        """async (text) => {
+          const ids = await lm.tokenize(text);
+          const { shape, attention, lens } = await lm.inspect(ids, { top: 3 });
+          return { ids, shape, attention: [...attention], lens };
+        }""",
+        text,
+    )
+    return found
+
+
+def rows_of(found: dict[str, Any]) -> list[list[float]]:
+    """[layers * heads][tokens]"""
     count = found["shape"][2]
-    rows = [found["attention"][at : at + count] for at in range(0, len(found["attention"]), count)]
-    assert len(rows) == 24 and count > WINDOW + 2
-    assert all(row[:-WINDOW] == [0] * (count - WINDOW) for row in rows)
-    assert all(abs(sum(row) - 1) < 1e-5 for row in rows)
+    values = found["attention"]
+    return [values[at : at + count] for at in range(0, len(values), count)]
+
+
+def test_every_experiment_still_finds_its_lines_once() -> None:
+    changes = [change for each in EXPERIMENTS for change in each["changes"]]
+    assert len(EXPERIMENTS) == 5 and len(changes) > 8
+    for change in changes:
+        assert TEXTS[change["path"]].count(change["find"]) == 1, change
+        assert change["replace"] not in TEXTS[change["path"]]
+
+
+def test_without_e_with_four_tokens_in_sight_and_without_the_third_layer(
+    lab: Page, original: tuple[list[int], list[int]]
+) -> None:
+    assert "e" in lab.evaluate("(ids) => lm.detokenize(ids)", original[0]).lower()
+    edits = experiment("no-e", "short-sight", "no-layer")
+    assert sorted(load(lab, edits)["edited"]) == sorted(edits)
+    ids = write(lab, maxNewTokens=40)
+    text = lab.evaluate("(ids) => lm.detokenize(ids)", ids)
+    assert len(ids) == 40 and "e" not in text.lower() and len(set(text)) > 8
+    found = inspected(lab, FOX)
+    rows = rows_of(found)
+    assert len(rows) == 24 and len(rows[0]) > 6
+    assert all(row[:-4] == [0] * (len(row) - 4) for row in rows)
+    assert all(abs(sum(row) - 1) < 1e-5 and row[-4] > 0 for row in rows)
+    said = [[(one["id"], one["logprob"]) for one in layer] for layer in found["lens"]]
+    same = [layer for layer in range(1, 7) if said[layer] == said[layer - 1]]
+    assert same == [3]
+
+
+def test_the_second_likeliest_each_time_and_no_order(
+    lab: Page, original: tuple[list[int], list[int]]
+) -> None:
+    load(lab, experiment("second", "no-order"))
+    found = lab.evaluate("""async () => {
+      const [ids, second] = [[], []];
+      for await (const piece of lm.generate("Once", { seed: 7, maxNewTokens: 12, logprobs: 2 })) {
+        ids.push(...piece.ids);
+        second.push(...piece.top.map((top) => top[1][0]));
+      }
+      return [ids, second];
+    }""")
+    assert found[0] == found[1] and len(found[0]) == 12
+    assert write(lab, temperature=0) == write(lab) == write(lab, seed=8) != original[1]
+    found = inspected(lab, FOX)
+    first = found["ids"].index(next(i for i in found["ids"] if found["ids"].count(i) == 2))
+    places = [at for at, one in enumerate(found["ids"]) if one == found["ids"][first]]
+    heads = rows_of(found)[:4]  # of the first layer, which sees nothing but token and place
+    assert len(places) == 2
+    assert all(abs(row[places[0]] - row[places[1]]) < 1e-6 for row in heads)
 
 
 def test_without_edits_it_is_the_original_again(
@@ -192,35 +271,3 @@ def test_what_fails_in_a_step_is_told_with_its_file_and_line_too(lab: Page) -> N
     assert error["place"] == {"file": generate, "line": line}
     assert f"line {line}: ZeroDivisionError: " in error["message"]
     assert "Traceback" in error["detail"]
-
-
-@pytest.mark.parametrize("path", [SAMPLING, "gpt2web/generate.py"])
-def test_a_loop_without_an_end_is_given_up(lab: Page, path: str) -> None:
-    """One at import, one in a step."""
-    old = '        states, samplings, flags = b"", b"", b""\n'
-    text = TEXTS[path].replace(old, f"{old}        while True: pass\n")
-    edits = {path: text if text != TEXTS[path] else f"{text}\nwhile True: pass\n"}
-    error = lab.evaluate("(edits) => loaded(edits, { signal: AbortSignal.timeout(6000) })", edits)
-    assert error["name"] == "TimeoutError"
-
-
-def test_from_a_snapshot_edits_run_and_sources_are_read(
-    quick_browser: Browser, server: TestServer, original: tuple[list[int], list[int]]
-) -> None:
-    """Which has no files: they are unpacked again."""
-    context = quick_browser.new_context()
-    page = context.new_page()
-    page.goto(server.url)
-    snapshot(page)
-    page.close()
-    page = context.new_page()
-    page.route("**/app.js", lambda route: route.abort())
-    page.goto(server.url)
-    page.evaluate(HELPERS, server.url)
-    assert load(page)["started"] == "snapshot"
-    assert page.evaluate("() => lm.sources()") == TEXTS
-    old = "            self.temperature,\n            min("
-    info = load(page, replaced(SAMPLING, old, old.replace("self.temperature", "0.0")))
-    assert (info["started"], info["edited"]) == ("snapshot", [SAMPLING])
-    assert write(page) == original[1]
-    context.close()

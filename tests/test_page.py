@@ -229,7 +229,7 @@ def test_a_field_that_is_not_valid_is_refused_and_the_next_try_works(desk: Page)
 @pytest.mark.browser
 def test_every_field_and_button_has_a_name(desk: Page) -> None:
     fields = desk.locator("input, textarea, select")
-    assert fields.count() == 22
+    assert fields.count() == 23
     assert fields.evaluate_all("all => all.filter((one) => one.labels.length === 0).length") == 0
     buttons = desk.locator("button:visible")
     assert all(name.strip() for name in buttons.all_inner_texts())

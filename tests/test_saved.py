@@ -138,6 +138,7 @@ CHANGES: list[tuple[list[Any], Any, dict[str, Any]]] = [
     (["turns", 0], None, {"refused": "file-damaged", "part": "turns"}),
     (["pieces"], {}, {"refused": "file-damaged", "part": "pieces"}),
     (["turns", 0, "seed"], -1, {"refused": "file-damaged", "part": "turns"}),
+    (["turns", 0, "edited"], [7], {"refused": "file-damaged", "part": "turns"}),
     (["turns", 0, "prompt"], [], {"refused": "file-damaged", "part": "turns"}),
     (["turns", 0, "step"], 1, {"refused": "file-damaged", "part": "turns"}),
     (["steps", 0], [], {"refused": "file-damaged", "part": "steps"}),

@@ -20,7 +20,7 @@ def imported_by(name: str, found: dict[str, Path] | None = None) -> dict[str, Pa
     """A module of web/ and all that it imports, by name."""
     found = {} if found is None else found
     found[name] = WEB / name
-    for other in re.findall(r'from "\./([^"]+)"', found[name].read_text("utf-8")):
+    for other in re.findall(r'(?:from |import\()"\./([^"]+)"', found[name].read_text("utf-8")):
         if other not in found:
             imported_by(other, found)
     return found
@@ -33,10 +33,12 @@ PAGE = [
 
 
 def strings(program: str) -> list[str]:
-    """The string literals of a program, but for those in errors of ours, which no reader sees."""
+    """The string literals of a program, but for those in errors of ours and in style sheets, which
+    no reader sees."""
     lines = without_comments(program)
     calls = r"throw new Error\(.*\);|(querySelector(All)?|closest)\(.*?\)"
-    return STRING.findall(re.sub(calls, "", lines))
+    style_sheet = r"EditorView\.theme\(\{.*?\n\}\);"
+    return STRING.findall(re.sub(calls, "", re.sub(style_sheet, "", lines, flags=re.S)))
 
 
 def without_comments(program: str) -> str:

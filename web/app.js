@@ -28,6 +28,7 @@ const context = new Context(story, writer);
 const looking = new Looking(story);
 const weights = new WeightsMap();
 let kept = null; // what a file says of the model: its title and its files with their hashes
+let workshop = null; // once it was opened
 let linked = null; // the settings of the link that this page was opened with, until the model's own have come
 
 // ---- The model, which models.js loads ----
@@ -64,6 +65,7 @@ const listener = {
   async failed(problem) {
     keepPage();
     $("running-empty").textContent = text("running-nothing");
+    if (!problem) return;
     if (problem.error?.name === "DeviceError" && !(await hasAdapter())) showNoDevice(problem.error);
     else showProblem(problem);
   },
@@ -82,6 +84,7 @@ function setModel(lm) {
   context.reset();
   looking.lm = weights.lm = lm;
   probabilities.reset();
+  if (workshop) workshop.lm = lm;
 }
 
 async function hasAdapter() {
@@ -121,6 +124,7 @@ function showRunning(info) {
     context: text("running-tokens", { count: whole(info.context) }),
     memory: text("running-bytes", { megabytes: megabytes(info.gpuBytes) }),
     "self-test": info.selfTest,
+    ...(info.edited.length > 0 ? { edited: info.edited.join(", ") } : {}),
     python: text(info.started === "snapshot" ? "running-snapshot" : "running-anew"),
     kernels: info.kernels.join(", "),
   };
@@ -186,6 +190,19 @@ function takeLink() {
   }
 }
 
+// ---- Changing the model ----
+
+/** The panel's programs come when it is opened: the editor is larger than all the others. */
+async function openWorkshop() {
+  try {
+    const { Workshop } = await import("./workshop.js");
+    workshop = new Workshop(writer);
+  } catch (error) {
+    $("workshop-empty").textContent = text("workshop-missing");
+    console.debug(error);
+  }
+}
+
 // ---- Problems ----
 
 /** again: {label, run}, a way out, if there is one; calm: nothing went wrong. */
@@ -215,7 +232,8 @@ function hideProblem() {
 
 $("not-started").remove();
 if (/Mac|iPhone|iPad/.test(navigator.platform)) {
-  for (const id of ["keys", "about-editor"]) $(id).querySelector("kbd").textContent = "⌘";
+  const kbds = document.querySelectorAll("#keys kbd, #about-editor kbd, #about-code kbd");
+  for (const key of kbds) if (key.textContent === "Ctrl") key.textContent = "⌘";
 }
 if (matchMedia("(max-width: 60rem)").matches) {
   for (const panel of document.querySelectorAll(".panel")) panel.open = false;
@@ -233,6 +251,7 @@ const probabilities = new Probabilities(story, tools.view, writer, (pieces) => t
 openAttention(looking);
 openNextToken(looking);
 openLens(looking);
+$("workshop").addEventListener("toggle", openWorkshop, { once: true });
 openWhatLeft();
 openHistory(story, { open, about });
 openShare(story, { open, about, model: () => kept?.shared ?? null, problem: showProblem });

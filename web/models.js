@@ -16,14 +16,17 @@ let listed = []; // what models() says
 let own = null; // the reader's own model, as wholeModel gives it, and `choice`: OWN
 let lm = null; // the model, once loaded
 let current = null; // the choice that is loaded or being loaded
+let last = null; // the choice that was loaded last
 let loading = null; // what gives up the load under way
+let endEdited = null; // ends the load of an edited model, as its own caller says
 let tell = null; // app.js, which wants to hear of it
 
 /**
  * Fills the panel and loads the model that index.html names, or the one that is `wanted` where it is kept here.
  *
  * @param {object} listener  starting(): the model before goes; loaded(lm, about), see describe; defaults(config): the model's own
- *   sampling settings; failed(problem): nothing is loaded; problem(problem or null): about something else;
+ *   sampling settings; failed(problem): nothing is loaded, null where that is told elsewhere; problem(problem or null):
+ *   about something else;
  *   requests(requests): what the worker has asked for.
  *   A problem is {message, error, again: {label, run}, calm}: a way out, and whether nothing went wrong
  */
@@ -72,17 +75,39 @@ export function loadAgain() {
   return start(current);
 }
 
-async function start(choice) {
+/**
+ * Loads the model that is loaded, or was, with changed files of gpt2web; without any the original.
+ *
+ * @throws {Error} what is wrong with them, or the reason of stopLoading
+ */
+export async function loadEdited(edits) {
+  const error = await start(current ?? last, edits);
+  if (error) throw error;
+}
+
+/** Gives up what loadEdited loads. */
+export function stopLoading() {
+  endEdited?.();
+}
+
+/** edits: null where the page itself is to say what goes wrong. Returns the error, null where it was loaded. */
+async function start(choice, edits = null) {
   tell.starting();
   loading?.abort();
   lm?.close(); // its worker ends, and with it what it holds on the GPU
   lm = null;
-  current = choice;
+  current = last = choice;
   const mine = (loading = new AbortController());
   const download = new Download();
   const progress = new LoadProgress(download, () => {
     cancel(mine, choice);
     progress.end();
+  });
+  endEdited = edits && (() => {
+    mine.abort();
+    progress.end();
+    loading = null;
+    tell.failed(null);
   });
   choose(choice);
   const focused = document.activeElement; // the button that began it is gone now
@@ -94,27 +119,33 @@ async function start(choice) {
     if (news.stage === "prepare") list().catch(() => {}); // not later: once it writes, the page asks for nothing
   };
   const about = describe(choice);
-  const options = { onProgress, onRequests: tell.requests, signal: mine.signal, download };
+  const options = { onProgress, onRequests: tell.requests, signal: mine.signal, download, edits };
+  let failure = null;
   if (choice === OWN) {
     options.files = own.files.map(({ file }) => file);
     options.precision = $("precision").value || undefined;
   }
   try {
     const loaded = await load(choice === OWN ? own.name : choice, options);
-    if (mine.signal.aborted) return loaded.close();
+    if (mine.signal.aborted) {
+      loaded.close();
+      return mine.signal.reason;
+    }
     lm = loaded;
     tell.loaded(lm, await about);
-    say(text("model-ready"));
+    if (!edits) say(text("model-ready"));
   } catch (error) {
-    if (mine.signal.aborted) return;
+    if (mine.signal.aborted) return mine.signal.reason;
+    failure = error;
     current = null;
     const again = { label: text("load-again"), run: () => start(choice) };
-    tell.failed({ error, message: error.message, again });
+    tell.failed(edits ? null : { error, message: error.message, again });
   }
   progress.end();
-  loading = null;
+  loading = endEdited = null;
   if (lm) showChoice();
   else list().catch(showChoice);
+  return failure;
 }
 
 function cancel(mine, choice) {

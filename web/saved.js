@@ -129,9 +129,10 @@ function isPiece(piece, turns) {
 
 function isTurn(turn, steps) {
   if (!isObject(turn)) return false;
-  const { prompt, seed, options, ids, finish, model, precision, adapter, step } = turn;
+  const { prompt, seed, options, ids, finish, model, precision, adapter, edited = [], step } = turn;
   const prompts = isText(prompt) || (isIds(prompt) && prompt.length > 0);
-  const texts = [model, precision, adapter].every(isText) && (finish === null || isText(finish));
+  const names = Array.isArray(edited) && edited.every(isText);
+  const texts = names && [model, precision, adapter].every(isText) && (finish === null || isText(finish));
   return prompts && isIndex(seed, 2 ** 32) && isObject(options) && isIds(ids) && texts && isIndex(step, steps);
 }
 

@@ -93,6 +93,9 @@ export class Tools {
     const run = async () => {
       const { lm } = this.writer;
       if (!lm || this.writer.busy) return this.#listener.problem({ message: text("not-ready"), calm: true });
+      if (lm.info.edited.length > 0 || turn.edited) {
+        return this.#listener.problem({ message: text("repeat-edited"), calm: true });
+      }
       if (lm.info.model !== turn.model) {
         return this.#listener.problem({ message: text("repeat-model", { model: turn.model }), calm: true });
       }
@@ -128,7 +131,7 @@ export class Tools {
     this.#showStep(step);
     const { error } = step;
     if (!error) this.#narrator.ends(this.#ways.open && step.tokens > 0 ? text("ways-written") : finishOf(step));
-    else if (error.name !== "ClosedError") this.#failed(error); // else: another model
+    else if (error.name !== "ClosedError" || this.writer.lm?.closed) this.#failed(error); // else: another model
     if (!error && step.finish === "cancelled" && step.tokens === 0) this.#ways.close();
   }
 

@@ -3,12 +3,13 @@
 //
 // What the model was asked is kept with the pieces that it wrote, so that it can be asked again:
 //   a turn, one call of generate: {prompt, seed, options, model, precision, adapter, ids, finish, step}; prompt is a
-//     text or a list of ids, ids are those that came out
+//     text or a list of ids, ids are those that came out; of an edited model also `edited`, the names of the files
 //   a step, one go of one turn or, where it slid, several: {seed, tokens, firstToken, seconds, finish, stops}
 
 import { promptOf } from "./story.js";
 import { writingBegins, writingEnds } from "./what_left.js";
 
+const PATIENCE = 2000; // milliseconds that an edited model may take to stop
 const KEPT = 0.75; // of the context: how much of a text is read where it is longer than that
 
 /** How many of a text's last tokens are read where the context can't hold it all. */
@@ -39,6 +40,11 @@ export class Writer {
 
   stop() {
     this.#stop?.abort();
+    const [mine, { lm }] = [this.#stop, this];
+    if (!mine || lm.info.edited.length === 0) return;
+    setTimeout(() => {
+      if (this.#stop === mine && this.lm === lm) lm.close(); // it may be in a loop without an end
+    }, PATIENCE);
   }
 
   /**
@@ -149,8 +155,9 @@ async function promptFor(lm, pieces, cut) {
 }
 
 function turnOf(lm, step, prompt, options) {
-  const { model, precision, adapter } = lm.info;
-  return { prompt, seed: null, options, model, precision, adapter, ids: [], finish: null, step };
+  const { model, precision, adapter, edited } = lm.info;
+  const turn = { prompt, seed: null, options, model, precision, adapter, ids: [], finish: null, step };
+  return edited.length > 0 ? { ...turn, edited } : turn;
 }
 
 /** The pieces of a generation; what comes with them goes into the turn and its step. */
