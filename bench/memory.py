@@ -11,20 +11,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, Page, Route
+from playwright.sync_api import BrowserContext, Page
+
+from tests.browser import before_worker
 
 COUNT_MEMORY = Path(__file__).with_name("count_memory.js")
 
 
 def prelude(context: BrowserContext) -> None:
     """Every worker.js that this context fetches from now on counts."""
-
-    def counted(route: Route) -> None:
-        worker = route.fetch()
-        text = COUNT_MEMORY.read_text("utf-8") + worker.text()
-        route.fulfill(response=worker, body=text)
-
-    context.route("**/worker.js*", counted)
+    before_worker(context, COUNT_MEMORY.read_text("utf-8"))
 
 
 class Memory:

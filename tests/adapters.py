@@ -1,6 +1,7 @@
 """The GPU in tests: both software adapters, and tensors that show what a kernel should not touch.
 
 device     Mesa's llvmpipe, then SwiftShader, each with exactly WebGPU's default limits
+llvmpipe   one of them alone, for what is the same on every adapter; its own for each module
 devices    those that from_preset asked for in this test
 conftest.py makes them known to every test. A missing adapter fails the tests; nothing is skipped.
 """
@@ -70,6 +71,13 @@ def device(request: pytest.FixtureRequest) -> Iterator[Device]:
     """Each software adapter in turn, with WebGPU's default limits and no more."""
     device = new_device(request.param)
     assert device.limits == DEFAULT_LIMITS
+    yield device
+    device.destroy()
+
+
+@pytest.fixture(scope="module")
+def llvmpipe() -> Iterator[Device]:
+    device = new_device("llvmpipe")
     yield device
     device.destroy()
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
@@ -202,6 +202,24 @@ def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(service_workers="block")  # so that nothing but the test fetches
     yield context.new_page()
     context.close()
+
+
+def before_worker(context: BrowserContext, program: str) -> None:
+    """Puts a program before the text of each worker.js that this context fetches from now on."""
+
+    def longer(route: Route) -> None:
+        worker = route.fetch()
+        route.fulfill(response=worker, body=program + worker.text())
+
+    context.route("**/worker.js*", longer)
+
+
+def open_blank(page: Page, address: str) -> None:
+    """Goes to an address of a server, where there is a page with nothing in it."""
+    page.route(
+        address, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html")
+    )
+    page.goto(address)
 
 
 def run_outside(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -2,7 +2,7 @@
 
 import signal
 
-from adapters import device, devices  # noqa: F401
+from adapters import device, devices, llvmpipe  # noqa: F401
 from browser import (  # noqa: F401
     browser,
     dist,

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from browser import TestServer
+from browser import TestServer, before_worker
 
 LOAD_MS = 120_000  # Pyodide, the model, every pipeline in software; more when the machine is busy
 WRITE_MS = 30_000
@@ -107,12 +107,7 @@ def open_views(page: Page, *names: str) -> None:
 def loaded_desk(quick_browser: Browser, server: TestServer) -> Iterator[Page]:
     context = quick_browser.new_context(service_workers="block", accept_downloads=True)
     context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.origin)
-
-    def counted(route: Route) -> None:
-        worker = route.fetch()
-        route.fulfill(response=worker, body=COUNTER + worker.text())
-
-    context.route("**/worker.js*", counted)
+    before_worker(context, COUNTER)
     context.add_init_script(LISTENER)
     yield open_page(context, server.url)
     context.close()

@@ -13,6 +13,7 @@ import pytest
 import in_page_api
 import reference
 import test_preset
+from browser import open_blank
 from test_api_generate import greedy
 from test_webgpu import BOOT
 
@@ -39,7 +40,6 @@ def in_page(quick_browser, server, tiny, tmp_path_factory):
     context = quick_browser.new_context(service_workers="block")
     page = context.new_page()
     blank = server.url + "blank/page.html"
-    page.route(blank, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"))
     folder = test_preset.write_folder(tmp_path_factory.mktemp("models") / "tiny", tiny[1])
 
     def read(route):
@@ -47,7 +47,7 @@ def in_page(quick_browser, server, tiny, tmp_path_factory):
         route.fulfill(path=file) if file.is_file() else route.fulfill(status=404)
 
     page.route(f"{server.url}models/tiny/*", read)
-    page.goto(blank)
+    open_blank(page, blank)
     page.evaluate(BOOT)
     source = (Path(__file__).parent / "in_page_api.py").read_text("utf-8")
     page.evaluate("text => pyodide.FS.writeFile('in_page_api.py', text)", source)

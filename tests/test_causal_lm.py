@@ -9,20 +9,12 @@ import pytest
 
 import reference
 import small_models
-from adapters import new_device
 from gpt2web import GPT2Backbone, GPT2CausalLM, GPT2CausalLMPreprocessor, samplers, selftest
 from gpt2web.blocking import block_on
 from gpt2web.checkpoint import CheckpointError, LocalFolder
 from gpt2web.gpu import Device, DeviceError
 
 SCRIPT = "Zoë saw a 🦊 and 東京. The fox ran; the end. "
-
-
-@pytest.fixture(scope="module")
-def llvmpipe():
-    device = new_device("llvmpipe")
-    yield device
-    device.destroy()
 
 
 @pytest.fixture(scope="module")

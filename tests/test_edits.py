@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from browser import TestServer
+from browser import TestServer, open_blank
 from gpt2web import sources
 from in_node import in_node
 from test_recovery_in_page import in_trouble
@@ -68,10 +68,7 @@ KEPT = """async () => {
 def lab(quick_browser: Browser, server: TestServer) -> Iterator[Page]:
     page = quick_browser.new_context(service_workers="block").new_page()
     in_trouble(page.context)
-    address = f"{server.origin}/lab.html"
-    html = "<!doctype html>"
-    page.route(address, lambda route: route.fulfill(body=html, content_type="text/html"))
-    page.goto(address)
+    open_blank(page, f"{server.origin}/lab.html")
     page.set_default_timeout(60_000)
     page.evaluate(HELPERS, server.url)
     yield page

@@ -28,21 +28,14 @@ REST = len(SCRIPT.encode()) - 1  # ids after its first
 only_llvmpipe = pytest.mark.parametrize("device", ["llvmpipe"], indirect=True)
 
 
-@pytest.fixture(scope="session")
-def llvmpipe():
-    device = new_device("llvmpipe")
-    yield device
-    device.destroy()
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def random_lm(llvmpipe, tmp_path_factory):
     return small_models.load(
         llvmpipe, small_models.random_model(), tmp_path_factory.mktemp("random")
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def writer(llvmpipe, tmp_path_factory):
     """Writes SCRIPT over and over, by position; a prompt of its first bytes is continued."""
     script = small_models.tokenizer().encode_plain(SCRIPT)
@@ -744,7 +737,7 @@ def spent_on(lm, prompt, tokens, steps=4):
     return asyncio.run(main())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def letters(llvmpipe, tmp_path_factory):
     """Writes one letter a step: a piece an id."""
     script = small_models.tokenizer().encode_plain("abcdefghijklmnopqrstuvwxyz")

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Browser, Page
 
 from adapters import new_device  # noqa: F401  sets the environment before wgpu starts Vulkan
-from browser import TestServer, run_outside
+from browser import TestServer, before_worker, open_blank, run_outside
 from gpt2web import GPT2CausalLM
 
 pytestmark = pytest.mark.browser
@@ -49,18 +49,8 @@ PRELUDE = (Path(__file__).parent / "count_gpu_calls.js").read_text("utf-8")
 def open_counted(browser: Browser, server: TestServer, change: tuple[str, str] = ("", "")) -> Page:
     """A page with a model whose worker's WebGPU calls are counted; `change` spoils the prelude."""
     page = browser.new_context(service_workers="block").new_page()
-
-    def counted(route: Route) -> None:
-        worker = route.fetch()
-        text = PRELUDE.replace(*change) + worker.text()
-        route.fulfill(response=worker, body=text)
-
-    page.context.route("**/worker.js*", counted)
-    address = f"{server.origin}/elsewhere.html"
-    page.route(
-        address, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html")
-    )
-    page.goto(address)
+    before_worker(page.context, PRELUDE.replace(*change))
+    open_blank(page, f"{server.origin}/elsewhere.html")
     page.evaluate(HELPERS, server.url + "gpt2web.js")
     return page
 

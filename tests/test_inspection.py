@@ -27,13 +27,6 @@ TEXT = [int(i) for i in np.random.default_rng(5).integers(0, 256, 290)]  # beyon
 
 
 @pytest.fixture(scope="module")
-def llvmpipe():
-    device = new_device("llvmpipe")
-    yield device
-    device.destroy()
-
-
-@pytest.fixture(scope="module")
 def lm(llvmpipe, tmp_path_factory):
     return small_models.load(
         llvmpipe, small_models.random_model(), tmp_path_factory.mktemp("random")

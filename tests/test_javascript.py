@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from adapters import new_device  # noqa: F401  sets the environment before wgpu starts Vulkan
-from browser import TestServer, run_outside
+from browser import TestServer, open_blank, run_outside
 from gpt2web import GPT2CausalLM
 
 pytestmark = pytest.mark.browser
@@ -55,11 +55,7 @@ HELPERS = """async (folder) => {
 def other_page(quick_browser: Browser, server: TestServer) -> Iterator[Page]:
     """A page elsewhere on the same origin, with the model."""
     page = quick_browser.new_context(service_workers="block").new_page()
-    address = f"{server.origin}/another/page.html"
-    page.route(
-        address, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html")
-    )
-    page.goto(address)
+    open_blank(page, f"{server.origin}/another/page.html")
     page.evaluate(HELPERS, server.url)
     yield page
     page.context.close()

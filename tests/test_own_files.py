@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 import reference
 import small_models
-from browser import TestServer, host
+from browser import TestServer, host, open_blank
 from gpt2web.convert.model_folder import FolderWriter
 
 LOAD_MS = 60_000
@@ -44,11 +44,7 @@ CHOOSE = """async ([address, paths]) => {
 def bare(quick_browser: Browser, server: TestServer) -> Iterator[Page]:
     """A page of the server's origin that has loaded nothing."""
     page = quick_browser.new_page()
-    address = f"{server.url}bare.html"
-    page.route(
-        address, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html")
-    )
-    page.goto(address)
+    open_blank(page, f"{server.url}bare.html")
     yield page
     page.context.close()
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 import small_models
 from bad_server import bad_server, stall, wrong_bytes
-from browser import CHROMIUM_FLAGS, TestServer, launch
+from browser import CHROMIUM_FLAGS, TestServer, launch, open_blank
 from desk import LOAD_MS, WRITE_MS, open_page, write
 from gpt2web import page as page_module
 from gpt2web.checkpoint import CheckpointError
@@ -498,11 +498,7 @@ HELPERS = """async (address) => {
 def other_page(quick_browser: Browser, server: TestServer) -> Iterator[Page]:
     """A bare page elsewhere on the same origin that has loaded a model with gpt2web.js."""
     page = quick_browser.new_page()
-    address = f"{server.origin}/quite/elsewhere.html"
-    page.route(
-        address, lambda route: route.fulfill(body="<!doctype html>", content_type="text/html")
-    )
-    page.goto(address)
+    open_blank(page, f"{server.origin}/quite/elsewhere.html")
     page.evaluate(HELPERS, server.url + "gpt2web.js")
     yield page
     page.context.close()

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from browser import CHROMIUM_FLAGS, TestServer, launch
+from browser import CHROMIUM_FLAGS, TestServer, before_worker, launch, open_blank
 
 pytestmark = pytest.mark.browser
 
@@ -80,24 +80,16 @@ FILES = ["config.json", "generation_config.json", "merges.txt", "model.safetenso
 
 def in_trouble(context: BrowserContext, **plan: Any) -> None:
     """Every worker of the context meets this, from its start on."""
-
-    def spoiled(route: Route) -> None:
-        worker = route.fetch()
-        text = TROUBLE.replace("const PLAN = {};", f"const PLAN = {json.dumps(plan)};")
-        assert json.dumps(plan) in text
-        route.fulfill(response=worker, body=text + worker.text())
-
-    context.route("**/worker.js*", spoiled)
+    program = TROUBLE.replace("const PLAN = {};", f"const PLAN = {json.dumps(plan)};")
+    assert json.dumps(plan) in program
+    before_worker(context, program)
 
 
 def open_lab(browser: Browser, server: TestServer, **plan: Any) -> Page:
     """A blank page with gpt2web.js and HELPERS."""
     page = browser.new_context().new_page()
     in_trouble(page.context, **plan)
-    address = f"{server.origin}/lab.html"
-    html = "<!doctype html>"
-    page.route(address, lambda route: route.fulfill(body=html, content_type="text/html"))
-    page.goto(address)
+    open_blank(page, f"{server.origin}/lab.html")
     page.evaluate(HELPERS, server.url)
     return page
 

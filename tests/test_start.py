@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from browser import ROOT, TestServer
+from browser import ROOT, TestServer, before_worker, open_blank
 from gpt2web import gpu, preload, selftest
 from gpt2web.gpu import Device, DeviceError, shader_source
 from gpt2web.head_start import read_pipelines, write_pipelines
@@ -176,19 +176,10 @@ def test_what_earlier_visits_found_out_is_used_and_found_out_anew_where_it_is_sp
 ) -> None:
     context = quick_browser.new_context(service_workers="block")
     prelude = (ROOT / "tests/count_gpu_calls.js").read_text("utf-8")
-
-    def counted(route: Route) -> None:
-        worker = route.fetch()
-        route.fulfill(response=worker, body=prelude + worker.text())
-
-    context.route("**/worker.js*", counted)
-    context.route(
-        "**/elsewhere.html",
-        lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"),
-    )
+    before_worker(context, prelude)
     context.add_init_script(f"self.address = {server.url + 'gpt2web.js'!r};")
     page = context.new_page()
-    page.goto(f"{server.origin}/elsewhere.html")
+    open_blank(page, f"{server.origin}/elsewhere.html")
 
     self_test, text, beforehand = load_and_write(page)
     assert (self_test, beforehand) == ("passed", False)
@@ -210,7 +201,7 @@ def test_what_earlier_visits_found_out_is_used_and_found_out_anew_where_it_is_sp
     assert sorted(page.evaluate(REMEMBERED)) == sorted(kept)  # another version's are gone
     assert load_and_write(page) == again
 
-    prelude += NO_STORAGE
+    before_worker(context, prelude + NO_STORAGE)
     assert load_and_write(page) == anew
     context.close()
 
