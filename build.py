@@ -718,7 +718,9 @@ def command_test(arguments: list[str]) -> int:
         say(f"Failed: {', '.join(failed)}. The tests run all the same.")
     drivers = os.pathsep.join(str(path) for path in find_vulkan_drivers().values())
     env = {"VK_DRIVER_FILES": drivers, "XDG_RUNTIME_DIR": runtime_folder()}
-    tests = [str(PYTHON), "-m", "pytest", "--durations=10", *arguments]
+    # Two files at a time: a page that starts Python, and most of what has no page, fill one core.
+    two = ["-n", "2", "--dist", "loadfile"]
+    tests = [str(PYTHON), "-m", "pytest", *two, "--durations=10", *arguments]
     status = subprocess.run(tests, cwd=ROOT, env={**os.environ, **env}).returncode
     return status or int(bool(failed))
 

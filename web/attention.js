@@ -134,8 +134,9 @@ function list(found, tokens) {
   $("attention-rows").replaceChildren(
     ...found.map(([at, weight]) => {
       const row = document.createElement("tr");
-      for (const cell of [labelOf(tokens[at]), whole(at + 1), percent(weight)]) row.insertCell().textContent = cell;
-      row.cells[0].dir = "auto";
+      const token = document.createElement("bdi");
+      token.textContent = labelOf(tokens[at]);
+      for (const cell of [token, whole(at + 1), percent(weight)]) row.insertCell().append(cell);
       return row;
     }),
   );

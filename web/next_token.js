@@ -140,7 +140,8 @@ function barsPicture({ candidates }, width) {
       const length = Math.max(0, (wide - 6) * bar(candidate));
       const box = { x: x + 3, y: y + 2, width: length.toFixed(1), height: ROW - 4, rx: 3 };
       if (!out) made.push(shape("rect", { ...box, class: "bar", "fill-opacity": BAR }));
-      const says = fitting(words(candidate), wide - 8);
+      const [value, room] = [words(candidate), wide - 8];
+      const says = measure(value) <= room ? value : fitting(value.replace(" %", ""), room);
       made.push(shape("text", { x: x + 7, y: y + 17, class: out ? "out" : "label" }, says));
     });
     return made;
