@@ -571,7 +571,12 @@ def files_of(page: Page) -> dict[str, int]:
       const root = await navigator.storage.getDirectory();
       const folder = await root.getDirectoryHandle("gpt2web", { create: true });
       const found = {};
-      for await (const [name, file] of folder.entries()) found[name] = (await file.getFile()).size;
+      for await (const [name, handle] of folder.entries()) {
+        const file = await handle.getFile().catch((error) => {
+          if (error.name !== "NotFoundError") throw error; // else it was deleted just now
+        });
+        if (file) found[name] = file.size;
+      }
       return found;
     }""")
 
