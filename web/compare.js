@@ -22,6 +22,7 @@ export async function write(lm, { prompt, options }, signal, show) {
 /** Shows both, either of which may be missing yet; where they part, both are marked. */
 export function showBoth(original, changed) {
   $("both").hidden = !original && !changed;
+  $("both-changed").parentElement.hidden = !changed;
   const parted = original && changed ? partedAt(original, changed) : null;
   fill($("both-original"), original, parted);
   fill($("both-changed"), changed, parted);

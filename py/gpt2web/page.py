@@ -355,7 +355,7 @@ def describe(error: Exception, edited: Collection[str] = ()) -> Message:
         where = f"{file}, line {line}: " if file else ""
         message = (
             f"The edited gpt2web failed: {where}{kind}: {said.rstrip('.')}. "
-            "Correct that, or load the model without edits"
+            "Correct that, or load the model without edits."
         )
         told = {"name": "EditError", "code": "edit-failed", "message": message}
         return {**told, "detail": detail, "place": place}
