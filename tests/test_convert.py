@@ -163,7 +163,9 @@ def test_card_licence_and_title_go_along(tmp_path):
     texts = {"config.json", "merges.txt", "generation_config.json", "MODEL_CARD.md"}
     assert names == {*texts, "manifest.json", "model.safetensors"}
 
+    (source / "README.md").write_bytes("---\nlicense: mit\n---\n# Modèle\n".encode("latin-1"))
     folder = convert(source, tmp_path / "out", None, "--license", "Apache-2.0")
+    assert "# Mod\ufffdle" in (folder / "MODEL_CARD.md").read_text("utf-8")
     assert json.loads((folder / "manifest.json").read_text())["license"] == "Apache-2.0"
 
 

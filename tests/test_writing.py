@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 import small_models
 from browser import TestServer, serve_folder
 from desk import LOAD_MS, WRITE_MS, open_page, press, write
+from test_own_files import drag
 
 SCRIPT = "The quick brown fox jumps over the lazy dog, and runs away into the wood. " * 5
 
@@ -339,6 +340,16 @@ def test_a_saved_file_is_opened_and_the_same_text_is_written_again(
     saved[".txt"].write_text("{")
     desk.set_input_files("#open-file", saved[".txt"])
     expect(desk.locator("#problem-text")).to_contain_text("The file is no JSON")
+
+    write(desk, "Another", 1, seed=9)
+    for file in (saved[".json"], tmp_path / "config.json"):
+        if not file.exists():
+            file.write_text('{"n_layer": 2}')  # no story: it could be of a model
+        for kind in ("dragEnter", "dragOver", "drop"):
+            drag(desk, kind, "h1", [file])
+        words = "Opened: last written" if file in saved.values() else "There are no weights among"
+        expect(desk.locator("#problem-text")).to_contain_text(words)
+        assert desk.inner_text("#story") == story
 
 
 @pytest.mark.browser

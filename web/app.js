@@ -12,7 +12,7 @@ import { keepPage } from "./offline.js";
 import { Probabilities } from "./probabilities.js";
 import { Unusable } from "./saved.js";
 import { applyTexts, openSettings, setDefaults, settingsAsTexts } from "./settings.js";
-import { openShare, readLink, reasonOf } from "./share.js";
+import { openShare, readLink, reasonOf, storyOf } from "./share.js";
 import { $, megabytes, say, whole } from "./show.js";
 import { Story, typed } from "./story.js";
 import { text } from "./texts.js";
@@ -71,6 +71,12 @@ const listener = {
   },
 
   requests: addRequests,
+
+  async story(file) {
+    const found = await storyOf(file);
+    if (found) open(found);
+    return found !== null;
+  },
 
   problem(problem) {
     if (problem) showProblem(problem);

@@ -26,8 +26,8 @@ let tell = null; // app.js, which wants to hear of it
  *
  * @param {object} listener  starting(): the model before goes; loaded(lm, about), see describe; defaults(config): the model's own
  *   sampling settings; failed(problem): nothing is loaded, null where that is told elsewhere; problem(problem or null):
- *   about something else;
- *   requests(requests): what the worker has asked for.
+ *   about something else; requests(requests): what the worker has asked for; story(file): Promise of whether the file is
+ *   a saved story, which is opened then.
  *   A problem is {message, error, again: {label, run}, calm}: a way out, and whether nothing went wrong
  */
 export function openModels(listener, wanted = null) {
@@ -273,7 +273,13 @@ function chooseOwn(files) {
   $("models").scrollIntoView({ block: "nearest" });
 }
 
-/** A drop of files anywhere is a model; anything else may be dropped into a text field, and nowhere else. */
+/** A story that was saved is opened; anything else is to be a model. */
+async function takeFiles(files) {
+  const saved = files.length === 1 && /\.json$/i.test(files[0].name) && (await tell.story(files[0]));
+  if (!saved) chooseOwn(files);
+}
+
+/** A drop of files anywhere is a model, or a saved story; anything else may be dropped into a text field, and nowhere else. */
 function takeDrops() {
   const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
   const forText = (event) => event.target instanceof Element && event.target.closest("textarea, input:not([type=file])");
@@ -297,7 +303,7 @@ function takeDrops() {
       return;
     }
     event.preventDefault();
-    filesOf(event.dataTransfer).then(chooseOwn).catch(showError);
+    filesOf(event.dataTransfer).then(takeFiles).catch(showError);
   });
 }
 

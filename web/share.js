@@ -40,6 +40,15 @@ export function openShare(story, listener) {
   });
 }
 
+/** The story in a file that was dropped; null where it is another kind of file, which is nobody's fault. */
+export async function storyOf(file) {
+  try {
+    return storyIn(await file.text());
+  } catch {
+    return null;
+  }
+}
+
 /** What the link says that this page was opened with: {model, settings, text}, null where it says nothing. */
 export function readLink() {
   return stateIn(location.hash.slice(1), FIELDS);

@@ -207,7 +207,11 @@ def _texts(place: LocalPlace) -> dict[str, str]:
     for file in TEXT_FILES:
         for name in ALSO_CALLED.get(file, (file,)):
             if file not in texts and (data := place.data(name)) is not None:
-                texts[file] = text_of(place, name, data)
+                # a card is for people, and does not stop a model that has it in another encoding
+                card = file == "MODEL_CARD.md"
+                texts[file] = (
+                    data.decode("utf-8", "replace") if card else text_of(place, name, data)
+                )
     return texts
 
 
