@@ -77,6 +77,25 @@ def test_what_was_kept_is_taken_back_but_for_what_is_no_file_here() -> None:
     assert found == [[{"a.py": "one\n2"}, 1, 0], {}, ["{}"], [{}] * 4]
 
 
+def test_changes_hold_where_the_browser_keeps_nothing() -> None:
+    found = in_node(
+        """
+        const { Edits } = await web("edits.js");
+        const told = [];
+        console.debug = (...words) => told.push(words.join(" "));
+        const refused = () => { throw new Error("QuotaExceededError"); };
+        const edits = new Edits({ get: refused, set: refused });
+        edits.begin({ "a.py": "one" });
+        let changes = 0;
+        edits.addEventListener("change", () => changes++);
+        edits.set("a.py", "two");
+        return [edits.all, changes, told];
+        """
+    )
+    words = "Changes are not kept over a reload: Error: QuotaExceededError"
+    assert found == [{"a.py": "two"}, 1, [words]]
+
+
 # --- in the page ---------------------------------------------------------------------------------
 
 

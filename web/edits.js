@@ -42,7 +42,7 @@ export class Edits extends EventTarget {
   set(path, text) {
     if (text === this.text(path)) return;
     this.#set(path, text);
-    this.#kept.set(JSON.stringify(this.#edits));
+    keep(this.#kept, this.#edits);
     this.dispatchEvent(new Event("change"));
   }
 
@@ -65,6 +65,15 @@ function read(kept) {
     return JSON.parse(kept.get() ?? "{}") ?? {};
   } catch {
     return {};
+  }
+}
+
+/** A browser may forbid it, or have no room: then a reload forgets the changes. */
+function keep(kept, edits) {
+  try {
+    kept.set(JSON.stringify(edits));
+  } catch (error) {
+    console.debug("Changes are not kept over a reload:", error);
   }
 }
 
