@@ -67,12 +67,13 @@ TICKS = """new Promise((resolve) => {
   const frame = () => { seen.frames += 1; last = requestAnimationFrame(frame); };
   let last = requestAnimationFrame(frame);
   const { port1, port2 } = new MessageChannel();
-  const end = performance.now() + 1000 * %d;
+  const begin = performance.now();
   port1.onmessage = () => {
-    if (performance.now() < end) return port2.postMessage(0);
+    const seconds = (performance.now() - begin) / 1000;
+    if (seconds < %d) return port2.postMessage(0);
     clearInterval(timer);
     cancelAnimationFrame(last);
-    resolve({ hidden: document.hidden, ...seen });
+    resolve({ hidden: document.hidden, seconds, ...seen });
   };
   port2.postMessage(0);
 })"""
@@ -152,7 +153,9 @@ def test_a_tab_behind_another_writes_the_same_text(
     assert half == {"hidden": True, "writing": True}  # hidden while it wrote
     assert tab.evaluate("self.written") == wanted | {"hidden": True}
     asleep = tab.evaluate(TICKS % SECONDS)
-    assert asleep["hidden"] and asleep["timers"] <= SECONDS + 1 and asleep["frames"] == 0
+    assert asleep["hidden"] and asleep["frames"] == 0
+    # one a second: the first comes at once, and one that a busy machine held up comes late
+    assert asleep["timers"] <= asleep["seconds"] + 2
 
     tab.evaluate(BEGIN % TOKENS)  # and one that begins while it is hidden
     assert tab.evaluate("self.written") == wanted | {"hidden": True}
