@@ -14,7 +14,7 @@ import { Unusable } from "./saved.js";
 import { applyTexts, openSettings, setDefaults, settingsAsTexts } from "./settings.js";
 import { openShare, readLink, reasonOf, storyOf } from "./share.js";
 import { $, megabytes, say, whole } from "./show.js";
-import { Story, typed } from "./story.js";
+import { Story, lastTurn, typed } from "./story.js";
 import { text } from "./texts.js";
 import { Tools } from "./tools.js";
 import { VERSION } from "./version.js";
@@ -169,7 +169,11 @@ function open({ pieces, settings, model, when }, identity) {
   if (wrong) return showProblem({ message: text("file-bad-setting", { name: wrong }), calm: true });
   const again = tools.repeatLast();
   const values = { model: model ? (model.title ?? model.model) : text("no-model"), when: localTime(when) };
-  showProblem({ message: text(again ? "opened-to-repeat" : "opened", values), again, calm: true });
+  const edited = lastTurn(pieces)?.turn.edited;
+  const message = edited
+    ? text("opened-edited", { ...values, files: edited.join(", ") })
+    : text(again ? "opened-to-repeat" : "opened", values);
+  showProblem({ message, again, calm: true });
 }
 
 function localTime(when) {

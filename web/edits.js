@@ -73,7 +73,7 @@ function keep(kept, edits) {
   try {
     kept.set(JSON.stringify(edits));
   } catch (error) {
-    console.debug("Changes are not kept over a reload:", error);
+    console.debug(error);
   }
 }
 

@@ -16,7 +16,7 @@ let listed = []; // what models() says
 let own = null; // the reader's own model, as wholeModel gives it, and `choice`: OWN
 let lm = null; // the model, once loaded
 let current = null; // the choice that is loaded or being loaded
-let last = null; // the choice that was loaded last
+let last = null; // what was loaded last: {choice, files, precision}, of which an edited model is made
 let loading = null; // what gives up the load under way
 let endEdited = null; // ends the load of an edited model, as its own caller says
 let tell = null; // app.js, which wants to hear of it
@@ -81,7 +81,7 @@ export function loadAgain() {
  * @throws {Error} what is wrong with them, or the reason of stopLoading
  */
 export async function loadEdited(edits) {
-  const error = await start(current ?? last, edits);
+  const error = await start(current ?? last.choice, edits);
   if (error) throw error;
 }
 
@@ -90,13 +90,22 @@ export function stopLoading() {
   endEdited?.();
 }
 
+/** What a choice means now: the reader's own files and precision may be others later. */
+function sourceOf(choice) {
+  if (choice !== OWN) return { choice };
+  const files = own.files.map(({ file }) => file);
+  return { choice, name: own.name, files, precision: $("precision").value || undefined };
+}
+
 /** edits: null where the page itself is to say what goes wrong. Returns the error, null where it was loaded. */
 async function start(choice, edits = null) {
   tell.starting();
   loading?.abort();
   lm?.close(); // its worker ends, and with it what it holds on the GPU
   lm = null;
-  current = last = choice;
+  current = choice;
+  if (!edits || last?.choice !== choice) last = sourceOf(choice);
+  const { name = choice, files, precision } = last;
   const mine = (loading = new AbortController());
   const download = new Download();
   const progress = new LoadProgress(download, () => {
@@ -106,27 +115,24 @@ async function start(choice, edits = null) {
   endEdited = edits && (() => {
     mine.abort();
     progress.end();
-    loading = null;
+    loading = current = null;
     tell.failed(null);
+    list().catch(showChoice);
   });
   choose(choice);
   const focused = document.activeElement; // the button that began it is gone now
   if (losesFocus(focused)) $($("models").contains(focused) ? "model" : "cancel-load").focus({ preventScroll: true });
-  applyDefaults(choice, mine.signal);
+  if (!edits) applyDefaults(choice, mine.signal); // else the reader's own settings stay
   const onProgress = (news) => {
     if (mine.signal.aborted) return;
     progress.show(news);
     if (news.stage === "prepare") list().catch(() => {}); // not later: once it writes, the page asks for nothing
   };
   const about = describe(choice);
-  const options = { onProgress, onRequests: tell.requests, signal: mine.signal, download, edits };
+  const options = { onProgress, onRequests: tell.requests, signal: mine.signal, download, edits, files, precision };
   let failure = null;
-  if (choice === OWN) {
-    options.files = own.files.map(({ file }) => file);
-    options.precision = $("precision").value || undefined;
-  }
   try {
-    const loaded = await load(choice === OWN ? own.name : choice, options);
+    const loaded = await load(name, options);
     if (mine.signal.aborted) {
       loaded.close();
       return mine.signal.reason;

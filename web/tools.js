@@ -89,11 +89,11 @@ export class Tools {
   /** A way to have the last turn written again and compared: {label, run}; null where no turn ends the text. */
   repeatLast() {
     const turn = lastTurn(this.#story.pieces)?.turn;
-    if (!turn) return null;
+    if (!turn || turn.edited) return null; // nobody has what was changed
     const run = async () => {
       const { lm } = this.writer;
       if (!lm || this.writer.busy) return this.#listener.problem({ message: text("not-ready"), calm: true });
-      if (lm.info.edited.length > 0 || turn.edited) {
+      if (lm.info.edited.length > 0) {
         return this.#listener.problem({ message: text("repeat-edited"), calm: true });
       }
       if (lm.info.model !== turn.model) {

@@ -49,6 +49,7 @@ export class Workshop {
   #running = {}; // the edits that the loaded model has
   #original = null; // what the original wrote last, and #key: to what
   #key = "";
+  #loading = false; // a model of its own choice
   #stop = null; // what stops the run under way
   #ended = null; // a promise: that it has ended
 
@@ -64,6 +65,7 @@ export class Workshop {
   /** The page's model, null while there is none. */
   set lm(lm) {
     this.#lm = lm;
+    if (lm && !this.#loading) this.#original = null; // another model, or in another precision
     if (lm && lm.info.edited.length === 0) this.#running = {};
     if (lm && !this.#editor) this.#open(lm).catch((error) => this.#failed(error));
     this.#showState();
@@ -223,10 +225,12 @@ export class Workshop {
   async #have(edits, signal) {
     if (this.#lm && !this.#lm.closed && sameEdits(this.#running, edits)) return;
     signal.addEventListener("abort", stopLoading);
+    this.#loading = true;
     try {
       await loadEdited(edits);
       this.#running = edits;
     } finally {
+      this.#loading = false;
       signal.removeEventListener("abort", stopLoading);
     }
     signal.throwIfAborted();

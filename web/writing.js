@@ -175,9 +175,12 @@ async function* piecesOf(turn, generation, step) {
   }
 }
 
-/** As a piece of the story. A text that ends it may have cut its last token: its ids are not the text's, then. */
+/**
+ * As a piece of the story. A text that ends it may have cut its last token: its ids are not the text's, then. What an
+ * edited model found likely is not what the model of that name does: it is asked for anew, of the one that is loaded.
+ */
 function written({ text, ids, logprobs, top, finishReason }, turn) {
-  const whole = finishReason !== "stop" && ids.length > 0;
+  const whole = finishReason !== "stop" && ids.length > 0 && !turn.edited;
   const known = whole ? { ids, model: turn.model, logprobs, top } : { ids: null, model: null, logprobs: null, top: null };
   return { text, by: "model", ...known, turn };
 }
