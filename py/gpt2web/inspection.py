@@ -108,7 +108,7 @@ class Inspection:
             layers, heads, length = self.attention.shape
             values = data.cast("B").cast("f").tolist()[-heads * length :]
             rows = [values[head * length :][:length] for head in range(heads)]
-            title = f"What the heads of layer {layers - 1} look at from {visible(names[-1])}"
+            title = f"What the heads of layer {layers - 1} look at from “{visible(names[-1])}”"
             parts.append(heat_html(title, names, rows))
         if self.lens:
             lines = [
@@ -122,7 +122,7 @@ class Inspection:
                 for n, layer in enumerate(self.lens)
             ]
             head = ("behind", *(str(n + 1) for n in range(len(lines[0]) - 1)))
-            title = f"What each layer would say next, behind {visible(names[-1])}"
+            title = f"What each layer would say next, behind “{visible(names[-1])}”"
             parts.append(table_html(title, head, lines))
         return joined(parts)
 
