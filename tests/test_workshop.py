@@ -31,6 +31,18 @@ _pack = Sampling.pack
 Sampling.pack = lambda self, *given: _pack(replace(self, temperature=0.0), *given)
 """
 
+# Takes a file of the page, which the service worker keeps, away until back() is called.
+AWAY = """async () => {
+  for (const name of await caches.keys()) {
+    const cache = await caches.open(name);
+    const [request] = (await cache.keys()).filter(({ url }) => url.endsWith("/wheels.json"));
+    if (!request) continue;
+    const response = await cache.match(request);
+    await cache.delete(request);
+    window.back = () => cache.put(request, response);
+  }
+}"""
+
 
 # --- which lines differ, without a page ----------------------------------------------------------
 
@@ -93,6 +105,30 @@ def test_changes_hold_where_the_browser_keeps_nothing() -> None:
         """
     )
     assert found == [{"a.py": "two"}, 1, ["Error: QuotaExceededError"]]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_what_two_texts_have_in_common_is_said_also_of_none(count: int) -> None:
+    said = in_node(
+        """
+        const sentences = ["both-nothing", "both-same-one", "both-same-many"];
+        const content = sentences.map((name) => ({ dataset: { text: name }, textContent: name }));
+        const elements = {};
+        const made = () => ({ parentElement: {}, replaceChildren() {} });
+        globalThis.document = {
+          getElementById: (id) => (elements[id] ??= id === "texts" ? TEXTS : made()),
+          createElement: made,
+        };
+        const TEXTS = { content: { querySelectorAll: () => content } };
+        content[2].textContent += " {count}";
+        const { showBoth } = await web("compare.js");
+        const written = { prompt: "", pieces: [], ids: Array(count).fill(7), finish: "stop" };
+        showBoth(written, written);
+        return elements["both-says"].textContent;
+        """,
+        count=count,
+    )
+    assert said == ["both-nothing", "both-same-one", "both-same-many 2"][count]
 
 
 # --- in the page ---------------------------------------------------------------------------------
@@ -195,6 +231,26 @@ def test_the_keyboard_gets_into_the_editor_and_out_of_it(shop: Page, original: s
 
 
 @pytest.mark.browser
+def test_a_file_that_is_dropped_on_the_editor_is_the_pages_and_no_text_of_the_program(
+    shop: Page, original: str
+) -> None:
+    drop = """(name) => new Promise((resolve) => {
+      const { shadowRoot } = document.getElementById("workshop-editor");
+      const place = shadowRoot.querySelector(".cm-content");
+      const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File(["dropped "], name, { type: "text/plain" }));
+      const { left, top } = place.getBoundingClientRect();
+      const at = { clientX: left + 9, clientY: top + 9 };
+      const kind = { bubbles: true, composed: true, cancelable: true };
+      place.dispatchEvent(new DragEvent("drop", { dataTransfer, ...at, ...kind }));
+      setTimeout(resolve, 500);
+    })"""
+    shop.evaluate(drop, "model.txt")
+    expect(shop.locator("#problem")).to_contain_text("model.txt")  # the page has looked at it
+    expect(shop.locator("#workshop-lines")).to_have_text("unchanged")
+
+
+@pytest.mark.browser
 def test_python_that_is_none_is_shown_with_its_line_and_one_without_an_end_is_stopped(
     shop: Page, original: str
 ) -> None:
@@ -284,6 +340,9 @@ def test_a_step_without_an_end_is_ended_and_reset_brings_the_original_back(
     put(shop, GENERATE, TEXTS[GENERATE].replace(old, old + endless))
     shop.click("#workshop-run")
     expect(shop.locator("#workshop-state")).to_have_text("Your change writes.", timeout=RUN_MS)
+    assert shop.is_disabled("#generate") and shop.is_disabled("#go-on")
+    shop.press("#prompt", "Control+Enter")
+    expect(shop.locator("#problem-text")).to_have_text("The model is writing: stop it first.")
     shop.wait_for_timeout(500)
     shop.click("#workshop-stop")
     expect(shop.locator("#workshop-state")).to_contain_text("so its Python was ended")
@@ -302,6 +361,13 @@ def test_a_step_without_an_end_is_ended_and_reset_brings_the_original_back(
     assert write(shop, "Once upon a time", 12) == original
     shop.fill("#temperature", "0")
     assert f"Once upon a time{write(shop, 'Once upon a time', 12)}" == changed
+    shop.click("#workshop-back")
+    expect(shop.locator("#workshop-back")).to_be_hidden()
+    assert {GENERATE, SAMPLING} == set(shop.inner_text("#workshop-changed")[9:-1].split(", "))
+    shop.click("#workshop-reset")  # the original is there: nothing is loaded
+    expect(shop.locator("#workshop-changed")).to_be_empty()
+    edit(shop, TURN, "# other")
+    expect(shop.locator("#workshop-back")).to_be_hidden()
     said: list[Any] = shop.evaluate("() => heard.filter(({ type }) => type === 'died')")
     assert said == []
 
@@ -317,6 +383,13 @@ def test_from_a_snapshot_and_offline_a_kept_change_waits_and_an_experiment_runs(
     page.reload()
     expect(page.locator("#generate")).to_be_enabled(timeout=RUN_MS)
     assert "from a snapshot" in page.inner_text("#running")
+    text = write(page, "Once upon a time", 8)
+    page.evaluate(AWAY)
+    page.click("#workshop > summary")
+    expect(page.locator("#workshop-empty")).to_contain_text("wheels.json", timeout=WRITE_MS)
+    assert write(page, "Once upon a time", 8) == text  # what was asked for in vain does no harm
+    page.evaluate("() => window.back()")
+    page.click("#workshop > summary")
     page.click("#workshop > summary")
     expect(page.locator(".cm-content")).to_be_visible(timeout=WRITE_MS)
     second = page.locator("#experiments button").first

@@ -206,7 +206,7 @@ function takeLink() {
 async function openWorkshop() {
   try {
     const { Workshop } = await import("./workshop.js");
-    workshop = new Workshop(writer);
+    workshop = new Workshop(writer, (whether) => tools.hold(whether));
   } catch (error) {
     $("workshop-empty").textContent = text("workshop-missing");
     console.debug(error);

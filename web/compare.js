@@ -38,7 +38,7 @@ function partedAt(original, changed) {
 }
 
 function wordsFor(parted, count) {
-  if (parted === null) return text("both-same", { count: whole(count) });
+  if (parted === null) return count > 0 ? counted("both-same", count, whole(count)) : text("both-nothing");
   return parted === 0 ? text("both-none") : counted("both-part", parted, whole(parted));
 }
 

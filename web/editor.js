@@ -181,6 +181,7 @@ export class Editor {
         keymap.of([{ key: "Mod-Enter", run }, ...defaultKeymap, ...historyKeymap, ...searchKeymap, indentWithTab]),
         path.endsWith(".py") ? [pythonLanguage, indentUnit.of("    ")] : [wgslLanguage, indentUnit.of("  ")],
         [lineNumbers(), history(), drawSelection(), highlightActiveLine(), bracketMatching(), indentOnInput()],
+        EditorView.domEventHandlers({ drop: (event) => event.dataTransfer?.types.includes("Files") }), // the page's
         [search({ top: true }), syntaxHighlighting(colours), look, marks(original)],
         EditorView.contentAttributes.of({ "aria-label": this.#options.label(path), tabindex: "0" }),
       ],

@@ -16,6 +16,7 @@ export class Tools {
   #ways;
   #step = null; // that the foot tells of: the one under way, or that which wrote the text's end
   #narrator = new Narrator(say);
+  #held = false; // the model is needed elsewhere
   #from = document.body; // what had the focus when the writing under way was begun
 
   /** listener: problem(problem), see app.js; noProblem(). */
@@ -45,6 +46,12 @@ export class Tools {
     this.#ways.close();
   }
 
+  /** Has nothing written here while a changed model is tried out: it would end with the model that writes it. */
+  hold(whether) {
+    this.#held = whether;
+    this.showButtons();
+  }
+
   // ---- Writing ----
 
   begin() {
@@ -68,6 +75,7 @@ export class Tools {
   }
 
   async #write(pieces, { identity, newSeed = false } = {}) {
+    if (this.#held) return this.#listener.problem({ message: text("busy"), calm: true });
     if (!this.writer.lm || this.writer.busy) return;
     const settings = readSettings();
     if (!settings) return;
@@ -78,7 +86,7 @@ export class Tools {
 
   /** Several ways on, with other seeds. */
   branch() {
-    if (!this.writer.lm || this.writer.busy) return;
+    if (this.#held || !this.writer.lm || this.writer.busy) return;
     const settings = readSettings();
     if (!settings) return;
     this.#from = document.activeElement;
@@ -92,7 +100,7 @@ export class Tools {
     if (!turn || turn.edited) return null; // nobody has what was changed
     const run = async () => {
       const { lm } = this.writer;
-      if (!lm || this.writer.busy) return this.#listener.problem({ message: text("not-ready"), calm: true });
+      if (this.#held || !lm || this.writer.busy) return this.#listener.problem({ message: text("not-ready"), calm: true });
       if (lm.info.edited.length > 0) {
         return this.#listener.problem({ message: text("repeat-edited"), calm: true });
       }
@@ -172,7 +180,7 @@ export class Tools {
 
   showButtons() {
     const [story, writer] = [this.#story, this.writer];
-    const ready = writer.lm !== null && !writer.busy;
+    const ready = writer.lm !== null && !writer.busy && !this.#held;
     $("generate").disabled = !ready;
     $("stop").disabled = !writer.busy;
     $("go-on").disabled = $("branch").disabled = !ready;

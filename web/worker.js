@@ -27,10 +27,9 @@ starting.catch(() => {}); // told to whoever asks, below
 onmessage = async ({ data }) => {
   if (data.edits) headStart.drop(); // what is remembered is not of those files
   else if (data.type === "load") headStart.compile(`pipelines of ${data.model}, ${data.precision ?? "as stored"}`);
-  if (data.edits || data.type === "sources") starting = starting.then(withFiles);
   let runtime;
   try {
-    runtime = await starting;
+    runtime = await (data.edits || data.type === "sources" ? files() : starting);
   } catch (error) {
     postMessage({ type: "error", id: data.id, error: described(error) });
     return;
@@ -57,6 +56,15 @@ async function start() {
   const memory = { recall, remember, head_start: () => headStart.take() };
   const page = pyodide.pyimport("gpt2web.page").Page(here.href, post, started, memory);
   return { pyodide, page, hasFiles: started === "anew" };
+}
+
+/** Python with our files. Where they do not come it is no worse than before: they are fetched when asked for again. */
+function files() {
+  const before = starting;
+  const wanted = before.then(withFiles);
+  starting = wanted.catch(() => before);
+  starting.catch(() => {}); // told to whoever asks
+  return wanted;
 }
 
 /** With our files in Python's file system, where a snapshot has none. */

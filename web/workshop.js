@@ -9,6 +9,7 @@ import { loadEdited, stopLoading } from "./models.js";
 import { readSettings } from "./settings.js";
 import { $, losesFocus, say, whole } from "./show.js";
 import { counted, text } from "./texts.js";
+import { VERSION } from "./version.js";
 import { writingBegins, writingEnds } from "./what_left.js";
 
 const PATIENCE = 2000; // milliseconds that a step may take to end when it is asked to
@@ -33,8 +34,8 @@ const GUIDE = {
 };
 const FIRST = GUIDE.select;
 
-// What was changed stays in this tab, and is gone with it.
-const NAME = `gpt2web-edits ${new URL("./", import.meta.url).pathname}`;
+// What was changed stays in this tab, and is gone with it. They are whole files: those of another version do not fit.
+const NAME = `gpt2web-edits ${new URL("./", import.meta.url).pathname} ${VERSION}`;
 const KEPT = {
   get: () => sessionStorage.getItem(NAME),
   set: (texts) => sessionStorage.setItem(NAME, texts),
@@ -42,22 +43,29 @@ const KEPT = {
 
 export class Workshop {
   #writer;
+  #hold;
   #lm = null;
   #edits = new Edits(KEPT);
   #editor = null; // once the files are there
   #path = FIRST;
+  #before = null; // the edits that Reset took back, until others are made
   #running = {}; // the edits that the loaded model has
   #original = null; // what the original wrote last, and #key: to what
   #key = "";
   #loading = false; // a model of its own choice
   #stop = null; // what stops the run under way
   #ended = null; // a promise: that it has ended
+  #gaveUp = false; // it did not stop: its Python was ended
 
-  /** writer: of the page, which has the model. */
-  constructor(writer) {
+  /** writer: of the page, which has the model; hold(whether): told when it is needed here alone. */
+  constructor(writer, hold) {
     this.#writer = writer;
+    this.#hold = hold;
     this.#listen();
-    this.#edits.addEventListener("change", () => this.#showState());
+    this.#edits.addEventListener("change", () => {
+      this.#before = null;
+      this.#showState();
+    });
     this.#showState();
     this.lm = writer.lm;
   }
@@ -67,11 +75,25 @@ export class Workshop {
     this.#lm = lm;
     if (lm && !this.#loading) this.#original = null; // another model, or in another precision
     if (lm && lm.info.edited.length === 0) this.#running = {};
-    if (lm && !this.#editor) this.#open(lm).catch((error) => this.#failed(error));
+    this.#openOrSay();
     this.#showState();
   }
 
   // ---- The files ----
+
+  /** What goes wrong stands in place of the editor: opening the panel again is another try. */
+  async #openOrSay() {
+    const lm = this.#lm;
+    if (!lm || this.#editor) return;
+    try {
+      await this.#open(lm);
+    } catch (error) {
+      console.debug(error, error.detail ?? "");
+      if (lm !== this.#lm) return;
+      $("workshop-empty").textContent = text("workshop-no-files", { reason: error.message });
+      say($("workshop-empty").textContent);
+    }
+  }
 
   async #open(lm) {
     const originals = await lm.sources();
@@ -144,6 +166,7 @@ export class Workshop {
     $("workshop-stop").disabled = !busy;
     $("workshop-reset").disabled = !busy && paths.length === 0 && !edited && this.#lm !== null;
     $("workshop-reset-file").disabled = lines === 0;
+    $("workshop-back").hidden = this.#before === null;
     $("changed").hidden = !edited;
     const mine = $("workshop").contains(focused) || $("changed").contains(focused);
     if (mine && losesFocus(focused)) {
@@ -208,16 +231,20 @@ export class Workshop {
   async #try(work) {
     this.#stop = new AbortController();
     const { signal } = this.#stop;
+    this.#gaveUp = false;
+    this.#hold(true);
     this.#noProblem();
     this.#showState();
     try {
       await work(signal);
     } catch (error) {
-      if (error.name === "ClosedError") this.#say(text("workshop-ended"));
+      if (this.#gaveUp) this.#say(text("workshop-ended"));
+      else if (error.name === "ClosedError" && !signal.aborted) this.#say(text("workshop-closed"));
       else if (signal.aborted || error.name === "AbortError") this.#say(text("workshop-stopped"));
       else this.#failed(error);
     }
     this.#stop = null;
+    this.#hold(false);
     this.#showState();
   }
 
@@ -236,12 +263,16 @@ export class Workshop {
     signal.throwIfAborted();
   }
 
-  /** Has the model write; one that does not stop when it is asked to is ended. */
+  /** Has the model write; a changed one that does not stop when it is asked to is ended. */
   async #write(asked, signal, show) {
     const lm = this.#lm;
     let timer = 0;
-    const end = () => (timer = setTimeout(() => lm.close(), PATIENCE));
-    signal.addEventListener("abort", end);
+    const giveUp = () => {
+      this.#gaveUp = true;
+      lm.close();
+    };
+    const end = () => (timer = setTimeout(giveUp, PATIENCE));
+    if (lm.info.edited.length > 0) signal.addEventListener("abort", end);
     writingBegins();
     try {
       const written = await write(lm, asked, signal, show);
@@ -261,15 +292,26 @@ export class Workshop {
       this.#lm?.close(); // without patience
       await this.#ended;
     }
-    for (const path of Object.keys(this.#edits.all)) this.#edits.set(path, this.#edits.original(path));
+    const before = this.#edits.all;
+    for (const path of Object.keys(before)) this.#edits.set(path, this.#edits.original(path));
+    if (Object.keys(before).length > 0) this.#before = before;
     this.#noProblem();
     this.#show(this.#path);
-    if (this.#lm && !this.#lm.closed && this.#lm.info.edited.length === 0) return this.#say(text("workshop-reset-done"));
+    const done = () => this.#say(text(this.#before ? "workshop-reset-back" : "workshop-reset-done"));
+    if (this.#lm && !this.#lm.closed && this.#lm.info.edited.length === 0) return done();
     await this.#during(async (signal) => {
       this.#say(text("workshop-resetting"));
       await this.#have({}, signal);
-      this.#say(text("workshop-reset-done"));
+      done();
     });
+  }
+
+  /** The changes that Reset took back. */
+  #bringBack() {
+    const before = this.#before;
+    for (const [path, text] of Object.entries(before)) this.#edits.set(path, text);
+    this.#show(this.#path in before ? this.#path : Object.keys(before)[0]);
+    this.#say(text("workshop-kept"));
   }
 
   // ---- What is said ----
@@ -308,11 +350,13 @@ export class Workshop {
     on("workshop-stop", () => this.#stop?.abort());
     on("workshop-reset", () => this.#reset());
     on("changed-reset", () => this.#reset());
+    on("workshop-back", () => this.#bringBack());
     on("workshop-reset-file", () => {
       this.#edits.set(this.#path, this.#edits.original(this.#path));
       this.#show(this.#path);
       this.#editor.focus();
     });
+    $("workshop").addEventListener("toggle", () => $("workshop").open && this.#openOrSay());
     $("workshop-file").addEventListener("change", () => this.#show($("workshop-file").value));
     $("experiments").querySelectorAll("button").forEach((button, index) => {
       button.addEventListener("click", () => this.#editor && this.#toggle(EXPERIMENTS[index]));
