@@ -252,12 +252,30 @@ def test_what_is_wrong_is_told_with_its_file_and_line(lab: Page) -> None:
     error = load(lab, {random: TEXTS[random].replace(old, "  return nothing;")})
     assert error["place"]["file"] == random, error
 
+    embed = "gpt2web/shaders/embed.wgsl"  # these compile
+    binding = line_of(embed, "@binding(2) var<storage, read> wpe")
+    error = load(lab, replaced(embed, "token + wpe[row.position * HIDDEN + channel]", "token"))
+    assert (error["name"], error["code"]) == ("EditError", "edit-failed"), error
+    assert error["place"] == {"file": embed, "line": binding}, error
+    assert re.search(r"binding index 2.*: every binding .* must be used in it\.", error["message"])
+    error = load(lab, replaced(embed, "@workgroup_size(64)", "@workgroup_size(1024)"))
+    assert error["code"] == "edit-failed", error
+    assert error["place"] == {"file": embed, "line": line_of(embed, "fn main(")}
+    assert "1024" in error["message"]
+    error = load(lab, {SELECT: ""})
+    assert error["code"] == "edit-failed" and error["place"] == {"file": SELECT, "line": 1}, error
+
     error = load(lab, {"gpt2web/nothing.py": ""})
     assert (error["name"], error["code"]) == ("ValueError", "option-invalid")
     assert "'gpt2web/nothing.py'" in error["message"]
 
     error = lab.evaluate("() => loaded({ 'gpt2web/turn.py': 7 })")
     assert error["name"] == "TypeError" and "edits" in error["message"]
+
+
+def test_every_kernel_as_it_is_passes_the_check_of_edited_ones(lab: Page) -> None:
+    edits = {path: text for path, text in TEXTS.items() if path.endswith(".wgsl")}
+    assert load(lab, edits)["edited"] == list(edits)
 
 
 def test_what_fails_in_a_step_is_told_with_its_file_and_line_too(lab: Page) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from browser import ROOT
 from gpt2web import gpu, sources
-from gpt2web.gpu import ShaderError
+from gpt2web.gpu import DeviceError, OutOfMemory, ShaderError
 from gpt2web.page import describe
 
 # Makes edits in the copy, then evaluates an expression; what went wrong as the page is told of it.
@@ -136,6 +136,16 @@ def test_a_refusal_stays_one_unless_an_edited_file_has_raised_it() -> None:
     assert (other["name"], other["message"]) == ("ValueError", str(error))
     assert other["place"]["file"] == "gpt2web/sampling.py"
     assert describe(error, ["gpt2web/sampling.py"])["code"] == "edit-failed"
+
+
+def test_what_the_gpu_reports_of_edited_shaders_is_an_error_of_the_edit() -> None:
+    error = DeviceError("the GPU reports: wrong")
+    told = describe(error, ["gpt2web/shaders/select.wgsl"])
+    assert (told["code"], told["place"]) == ("edit-failed", None)
+    assert "WGSL: the GPU reports: wrong. Correct that" in told["message"]
+    assert describe(error, ["gpt2web/turn.py"])["code"] == "device-failed"
+    memory = OutOfMemory("no room", 2, 1)
+    assert describe(memory, ["gpt2web/shaders/select.wgsl"])["code"] == "device-memory"
 
 
 def test_a_line_of_a_shader_is_found_in_the_file_that_it_comes_from() -> None:

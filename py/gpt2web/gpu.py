@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import re
 import sys
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from functools import cache
@@ -78,7 +79,7 @@ class OutOfMemory(DeviceError):
 
 
 class ShaderError(Exception):
-    """A shader does not compile: its kernel, and the line of shader_source(name)."""
+    """A shader that is no kernel of this GPU: its name, and the line of shader_source(name)."""
 
     def __init__(self, name: str, line: int, message: str) -> None:
         super().__init__(message)
@@ -465,14 +466,49 @@ class Device:
         return Dispatch(pipeline, bind_group, x, y, z, name, tuple(bindings))
 
     async def check_shader(self, name: str) -> None:
-        """Compile shaders/<name>.wgsl, and no pipeline of it, in the page. Raises ShaderError."""
+        """Compile shaders/<name>.wgsl, and make a pipeline of it, with its own constants, and a
+        bind group, in the page. Raises ShaderError."""
+        source = shader_source(name)
         self.device.push_error_scope("validation")  # else a later promise raised it, too
-        module = self.device.create_shader_module(label=name, code=shader_source(name))
+        module = self.device.create_shader_module(label=name, code=source)
         await finished(self.device.pop_error_scope_async())
         info = await finished(module.get_compilation_info_async())
         for found in info.messages:
             if found.type == "error":
                 raise ShaderError(name, found.line_num, found.message)
+
+        lines = source.splitlines()
+        main = [number for number, line in enumerate(lines, 1) if line.startswith("fn main(")]
+        begin = main[-1] if main else max(1, len(lines))
+        stage = {"module": module, "entry_point": "main", "constants": {}}
+        self.device.push_error_scope("validation")
+        pipeline = self.device.create_compute_pipeline(label=name, layout="auto", compute=stage)
+        wrong = await finished(self.device.pop_error_scope_async())
+        if wrong is not None:
+            raise ShaderError(name, begin, str(wrong).splitlines()[0])
+
+        declared = {  # binding -> its line
+            int(found[1]): number
+            for number, line in enumerate(lines, 1)
+            if (found := re.match(r"@group\(0\) @binding\((\d+)\)", line))
+        }
+        # As large as a uniform may be: a buffer that is too small is wrong as well.
+        tensor = self.tensor((self.limits["max-uniform-buffer-binding-size"] // 4,), uniform=True)
+        resource = {"buffer": tensor.buffer, "offset": 0}
+        self.device.push_error_scope("validation")
+        self.device.create_bind_group(
+            label=name,
+            layout=pipeline.get_bind_group_layout(0),
+            entries=[{"binding": binding, "resource": resource} for binding in declared],
+        )
+        wrong = await finished(self.device.pop_error_scope_async())
+        tensor.destroy()
+        if wrong is not None:
+            said = str(wrong).splitlines()[0].rstrip(".")
+            told = re.search(r"binding (?:index )?(\d+)", said)  # browsers word it differently
+            line = declared.get(int(told[1]), begin) if told else begin
+            rule = "every binding that a kernel declares must be used in it"
+            raise ShaderError(name, line, f"{said}: {rule}")
 
     async def pipelines(self, *kernels: str) -> None:
         """Wait for those that are being compiled: of these kernels, or all. `kernel` compiles what

@@ -342,16 +342,22 @@ def describe(error: Exception, edited: Collection[str] = ()) -> Message:
     detail = "".join(traceback.format_exception(error))
     file, line = (sources.place_of(error, edited) if edited else None) or (None, 0)
     place = {"file": file, "line": line} if file else None
+    code = getattr(error, "code", None)
+    # What no check of the shaders has found, with the constants of this model for instance. A
+    # device's other codes have reasons of their own.
+    of_shader = code == DeviceError.code and any(path.endswith(".wgsl") for path in edited)
     for public in PUBLIC_ERRORS:
         # TypeError and ValueError are Python's own, too
-        if isinstance(error, public) and (hasattr(error, "code") or file not in edited):
-            code, message = getattr(error, "code", "option-invalid"), str(error)
-            told = {"name": public.__name__, "code": code, "message": message}
+        if isinstance(error, public) and not of_shader and (code or file not in edited):
+            code = code or "option-invalid"
+            told = {"name": public.__name__, "code": code, "message": str(error)}
             return {**told, "detail": detail, "place": place}
     name = type(error).__name__
     if edited:
-        kind = "WGSL" if isinstance(error, ShaderError) else name
+        kind = "WGSL" if of_shader or isinstance(error, ShaderError) else name
         said = error.msg if isinstance(error, SyntaxError) else str(error)
+        if of_shader:  # where Python was when it came tells nothing of the shader
+            place = file = None
         where = f"{file}, line {line}: " if file else ""
         message = (
             f"The edited gpt2web failed: {where}{kind}: {said.rstrip('.')}. "

@@ -62,20 +62,25 @@ def edit(edits: Mapping[str, str]) -> ModuleType:
 
 
 async def check_shaders(edited: Collection[str]) -> None:
-    """Compile every kernel that edited shaders are part of. Raises ShaderError for the first that
-    does not: a browser tells of it late, and not where."""
+    """Compile every kernel that edited shaders are part of, as far as its bind group. Raises
+    ShaderError for the first that fails: a browser tells of it late, and not where."""
     texts = {file: text for file, text in read().items() if file.startswith(SHADERS)}
-    names = [file.removeprefix(SHADERS).removesuffix(".wgsl") for file in texts]
     changed = {file.removeprefix(SHADERS) for file in edited}
+    parts = {}  # file -> those that it includes
+    for file, text in texts.items():
+        first, _, _ = text.partition("\n")
+        included = first.removeprefix("// include:").split()
+        parts[file.removeprefix(SHADERS)] = included if first.startswith("// include:") else []
+    shared = {part for included in parts.values() for part in included}
     device: Device | None = None
-    for name in names:
-        first, _, _ = texts[f"{SHADERS}{name}.wgsl"].partition("\n")
-        parts = {f"{name}.wgsl", *first.removeprefix("// include:").split()}
-        if parts & changed and "@compute" in texts[f"{SHADERS}{name}.wgsl"]:
-            device = device or await Device.request()
-            await device.check_shader(name)
-    if device is not None:
-        device.destroy()
+    try:
+        for file, included in parts.items():
+            if file not in shared and {file, *included} & changed:
+                device = device or await Device.request()
+                await device.check_shader(file.removesuffix(".wgsl"))
+    finally:
+        if device is not None:
+            device.destroy()
 
 
 def place_of(error: BaseException, edited: Collection[str]) -> tuple[str, int] | None:
