@@ -265,6 +265,10 @@ def test_what_is_wrong_is_told_with_its_file_and_line(lab: Page) -> None:
     error = load(lab, {SELECT: ""})
     assert error["code"] == "edit-failed" and error["place"] == {"file": SELECT, "line": 1}, error
 
+    error = load(lab, {SAMPLING: TEXTS[SAMPLING] + "\nraise SystemExit('enough')\n"})
+    assert (error["name"], error["code"]) == ("EditError", "edit-failed"), error
+    assert "ended by itself" in error["message"] and "without edits" in error["message"]
+
     error = load(lab, {"gpt2web/nothing.py": ""})
     assert (error["name"], error["code"]) == ("ValueError", "option-invalid")
     assert "'gpt2web/nothing.py'" in error["message"]

@@ -251,6 +251,33 @@ def test_a_model_that_cannot_be_loaded_again_is_closed_by_that_error() -> None:
     assert found == [["CheckpointError", "download-broken"]] * 2 + [True]
 
 
+def test_a_first_load_with_edits_ends_with_its_worker_and_a_later_death_does_not() -> None:
+    found, message, told, again = linked("""
+      const edits = { "gpt2web/turn.py": "raise SystemExit" };
+      const loading = load("fox", { edits, onProgress }).catch((error) => error);
+      workers[0].begins();
+      workers[0].says({ type: "died", message: "SystemExit" });
+      const error = await loading;
+      const found = [briefly(error), workers.length, workers[0].over];
+      workers.length = 0;
+      const another = load("fox", { edits });
+      workers[0].begins();
+      workers[0].answers({ model: "fox", started: "anew" });
+      const lm = await another;
+      const tokens = lm.tokenize("x");
+      workers[0].ends();
+      workers[1].begins();
+      workers[1].answers({ model: "fox" });
+      workers[1].answers([1]);
+      return [found, error.message, told, [workers[1].asked[0].edits, await tokens]];
+    """)
+    assert found == [["EditError", "edit-failed"], 1, True]
+    assert "Python ended by itself while it was loaded (SystemExit)" in message
+    assert message.endswith("load the model without edits, which brings the original back.")
+    assert told == []
+    assert again == [{"gpt2web/turn.py": "raise SystemExit"}, [1]]
+
+
 def test_a_first_load_is_begun_again_when_its_worker_dies() -> None:
     told, asked, recovering = linked("""
       const loading = load("fox", { onProgress });

@@ -191,9 +191,11 @@ export class Link {
   }
 
   #died(reason) {
+    const edited = this.#ready && this.#loadsEdits();
     this.#end();
     this.#deaths += 1;
-    if (this.#deaths === MAX_DEATHS) this.#lost(`stopped ${MAX_DEATHS} times in a row (${reason})`);
+    if (edited) this.#editsEnded(reason);
+    else if (this.#deaths === MAX_DEATHS) this.#lost(`stopped ${MAX_DEATHS} times in a row (${reason})`);
     else if (this.busy) this.#start();
     else this.#recover(null); // until something is asked
   }
@@ -203,6 +205,17 @@ export class Link {
     if (this.#deaths > 0) return this.#lost(`stopped running and could not be started again (${reason})`);
     const way = "Reload the page; if that does not help, this copy of gpt2web is damaged.";
     this.close(failure("LoadError", `The worker failed: ${reason}. ${way}`, "runtime-damaged"));
+  }
+
+  /** Whether a load with edits is under way, the first of its model: it would end the next worker as well. */
+  #loadsEdits() {
+    return [...this.#asked.values()].some(({ message }) => message().edits);
+  }
+
+  #editsEnded(reason) {
+    const way = "Correct that, or load the model without edits, which brings the original back.";
+    const what = `The edited gpt2web failed: Python ended by itself while it was loaded (${reason}).`;
+    this.close(failure("EditError", `${what} ${way}`, "edit-failed"));
   }
 
   #lost(what) {
