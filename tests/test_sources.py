@@ -107,6 +107,25 @@ def test_what_fails_at_import_is_told_with_file_and_line(
     assert error["detail"].startswith("Traceback") and f"line {line}" in error["detail"]
 
 
+@pytest.mark.parametrize(
+    ("edits", "file"),
+    [
+        ({"gpt2web/turn.py": ""}, "gpt2web/turn.py"),
+        # the one that asks for it is edited, too
+        (
+            {"gpt2web/turn.py": "", "gpt2web/backbone.py": "from gpt2web.turn import Turn"},
+            "gpt2web/backbone.py",
+        ),
+    ],
+)
+def test_a_name_that_an_edited_file_has_no_more_is_missed_there(
+    copy: Path, edits: dict[str, str], file: str
+) -> None:
+    error, _ = edited(copy, edits)
+    assert error["place"] == {"file": file, "line": 1}
+    assert f"{file}, line 1: ImportError: cannot import name 'Turn'" in error["message"]
+
+
 def raised() -> ValueError:
     """One that our sampling.py raises, by its own cause."""
     try:

@@ -97,6 +97,10 @@ def place_of(error: BaseException, edited: Collection[str]) -> tuple[str, int] |
                 places.append((ours[frame.filename], frame.lineno))
         if isinstance(each, SyntaxError) and each.filename in ours and each.lineno is not None:
             places.append((ours[each.filename], each.lineno))
+        if isinstance(each, ImportError) and places and places[-1][0] not in edited:
+            lacking = ours.get(each.path or "", "")
+            if lacking in edited:
+                places.append((lacking, 1))  # it has not what the other file imports
     mine = [place for place in places if place[0] in edited]
     found = mine or places
     return found[-1] if found else None
