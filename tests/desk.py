@@ -103,6 +103,16 @@ def open_views(page: Page, *names: str) -> None:
     page.evaluate(opened.replace("$", "document.getElementById"), [VIEWS, names])
 
 
+def open_everything(page: Page) -> None:
+    """Opens all that can be opened, and waits until it is drawn."""
+    page.evaluate(
+        "() => document.querySelectorAll('details').forEach((one) => { one.open = true; })"
+    )
+    for view in VIEWS:
+        expect(page.locator(f"#{view} svg")).to_be_visible(timeout=WRITE_MS)
+    expect(page.locator(".cm-content")).to_be_visible(timeout=WRITE_MS)
+
+
 @pytest.fixture(scope="session")
 def loaded_desk(quick_browser: Browser, server: TestServer) -> Iterator[Page]:
     context = quick_browser.new_context(service_workers="block", accept_downloads=True)

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from browser import ROOT, TestServer
-from desk import VIEWS, WRITE_MS, open_views, press, write
+from desk import VIEWS, WRITE_MS, open_everything, open_views, press, write
 from in_node import in_node
 from test_keyboard import contrast
 
@@ -44,12 +44,7 @@ def shown(desk: Page) -> Page:
     """The page with a text in colours, and all that can be opened open."""
     desk.check("#colour")
     write(desk, "The little fox", 2)
-    desk.evaluate(
-        "() => document.querySelectorAll('details').forEach((one) => { one.open = true; })"
-    )
-    for view in VIEWS:
-        expect(desk.locator(f"#{view} svg")).to_be_visible(timeout=WRITE_MS)
-    expect(desk.locator(".cm-content")).to_be_visible(timeout=WRITE_MS)
+    open_everything(desk)
     desk.evaluate(AXE.read_text("utf-8"))
     return desk
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from browser import TestServer
-from desk import VIEWS, WRITE_MS, write
+from desk import WRITE_MS, open_everything, write
 
 # What Tab should stop at, in the document's order: of a row of tokens one, of labels their fields.
 STOPS = """() => [...document.querySelectorAll(
@@ -104,13 +104,8 @@ def test_tab_stops_at_every_control_in_the_order_of_reading_and_shows_where_it_i
     desk.emulate_media(color_scheme=scheme)
     desk.check("#colour")
     write(desk, "The little fox", 3)
-    desk.evaluate(
-        "() => document.querySelectorAll('details').forEach((one) => { one.open = true; })"
-    )
-    for view in VIEWS:
-        expect(desk.locator(f"#{view} svg")).to_be_visible(timeout=WRITE_MS)
+    open_everything(desk)
     expect(desk.locator("#history-list button").first).to_be_visible()
-    expect(desk.locator(".cm-content")).to_be_visible(timeout=WRITE_MS)
     count = desk.evaluate(STOPS)
     desk.locator("h1").click()  # the next Tab leads to the first control
     seen = []

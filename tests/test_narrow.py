@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from desk import VIEWS, WRITE_MS, press, write
+from desk import open_everything, press, write
 
 LONG = "Donaudampfschifffahrtsgesellschaftskapitän" * 3
 # What makes the page wider than its window; what scrolls by itself may be as wide as it likes.
@@ -32,14 +32,6 @@ SMALL = """() => {
 }"""
 
 
-def open_all(page: Page) -> None:
-    page.evaluate(
-        "() => document.querySelectorAll('details').forEach((one) => { one.open = true; })"
-    )
-    for view in VIEWS:
-        expect(page.locator(f"#{view} svg")).to_be_visible(timeout=WRITE_MS)
-
-
 @pytest.mark.browser
 def test_nothing_sticks_out_in_any_state_and_targets_are_large_enough(desk: Page) -> None:
     states = {}
@@ -51,7 +43,7 @@ def test_nothing_sticks_out_in_any_state_and_targets_are_large_enough(desk: Page
 
     desk.check("#colour")
     write(desk, f"{LONG} fox", 3)
-    open_all(desk)
+    open_everything(desk)
     look("written")
     desk.click("#edit")
     look("edited")

@@ -11,8 +11,8 @@ import { $, losesFocus, say, whole } from "./show.js";
 import { counted, text } from "./texts.js";
 import { VERSION } from "./version.js";
 import { writingBegins, writingEnds } from "./what_left.js";
+import { PATIENCE } from "./writing.js";
 
-const PATIENCE = 2000; // milliseconds that a step may take to end when it is asked to
 const LENGTH = 60; // tokens that are written to compare, at most
 const SHADERS = "gpt2web/shaders/";
 

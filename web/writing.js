@@ -9,7 +9,8 @@
 import { promptOf } from "./story.js";
 import { writingBegins, writingEnds } from "./what_left.js";
 
-const PATIENCE = 2000; // milliseconds that an edited model may take to stop
+/** Milliseconds that an edited model may take to stop when it is asked to. */
+export const PATIENCE = 2000;
 const KEPT = 0.75; // of the context: how much of a text is read where it is longer than that
 
 /** How many of a text's last tokens are read where the context can't hold it all. */
